@@ -1,0 +1,242 @@
+"""What a worker does with jobs: claim, join, renew, finish, fail, hand back. Every write carries the fence."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
+from common.db.tables import attempts, images, job_progress, job_requests, jobs, object_refs, objects, pools, workers
+from common.db.types import after_now, now
+from common.db.upsert import upsert
+from common.domain.job import ClaimedJob, InputRef, Progress, StoredImage
+from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED, JobState, Outcome
+from common.domain.params import EditParams
+from common.domain.retry import TryAgain
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that this worker holds, and what is wished of it."""
+
+    job_id: str
+    fence: int
+    cancel_requested: bool
+    deadline_passed: bool
+
+
+def claim(
+    connection: Connection, *, worker_id: str, pool: str, limit: int, lease_seconds: float, alone: bool
+) -> list[ClaimedJob]:
+    """The first claimable job in order and up to `limit - 1` others that may share its call, in one statement.
+
+    `alone`: the worker holds nothing, so it may take a job that must run by itself; such a job comes without company.
+    """
+    chosen = _chosen(pool, limit, alone=alone)
+    values = {
+        "worker_id": worker_id,
+        "lease_until": after_now(lease_seconds),
+        "fence": jobs.c.fence + 1,
+        "tries": jobs.c.tries + 1,
+    }
+    moved = move_jobs(connection, CLAIM, jobs.c.id.in_(chosen), values)
+    if not moved:
+        return []
+    rows = _claimed_rows(connection, [row.id for row in moved])
+    _open_attempts(connection, worker_id, rows)
+    _advance(connection, worker_id, rows[0].vtime)
+    return [_claimed(row) for row in rows]
+
+
+def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
+    """The job reached the device. False when it is no longer ours."""
+    statement = (
+        update(jobs)
+        .where(holds(job_id, fence), jobs.c.state == JobState.RUNNING)
+        .values(
+            version=jobs.c.version + 1,
+            attempt=jobs.c.attempt + 1,
+            device=device,
+            started_at=func.coalesce(jobs.c.started_at, now()),
+        )
+        .returning(jobs.c.id, jobs.c.tenant_id, jobs.c.version, jobs.c.attempt)
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        return False
+    mine = (attempts.c.job_id == job_id) & (attempts.c.fence == fence)
+    connection.execute(update(attempts).where(mine).values(joined_at=now()))
+    write_event(connection, row, "job.started", {"state": JobState.RUNNING, "attempt": row.attempt, "device": device})
+    return True
+
+
+def finish(connection: Connection, job: ClaimedJob, results: list[StoredImage], metrics: dict[str, Any]) -> bool:
+    """Images, their objects, the transition and its event, in one transaction. False when the job is not ours."""
+    if not move_jobs(connection, SUCCEED, holds(job.id, job.fence), {"metrics": metrics}):
+        return False
+    own = {"job_id": job.id, "tenant_id": job.tenant_id}
+    connection.execute(insert(images), [own | {"fence": job.fence} | _columns(image) for image in results])
+    connection.execute(insert(objects), [_object_row(job, image) for image in results])
+    connection.execute(insert(object_refs), [own | {"object_key": image.key, "role": "result"} for image in results])
+    end_attempt(connection, job.id, job.fence, Outcome.SUCCEEDED)
+    return True
+
+
+def fail(connection: Connection, job_id: str, fence: int, error: dict[str, Any]) -> bool:
+    """The job failed for good. False when it is no longer ours."""
+    if not move_jobs(connection, FAIL, holds(job_id, fence), {"error": error}):
+        return False
+    end_attempt(connection, job_id, fence, Outcome.FAILED, error["code"])
+    return True
+
+
+def cancel_running(connection: Connection, job_id: str, fence: int) -> bool:
+    """The device let go of a job whose cancellation was wished. False when it is no longer ours."""
+    if not move_jobs(connection, CANCEL, holds(job_id, fence)):
+        return False
+    end_attempt(connection, job_id, fence, Outcome.CANCELED)
+    return True
+
+
+def hand_back(connection: Connection, job_id: str, fence: int, decision: TryAgain, code: str | None = None) -> bool:
+    """Put the job back into the queue (or where its wish or deadline sends it). False when it is no longer ours."""
+    values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo}
+    if decision.refund:
+        values["tries"] = jobs.c.tries - 1
+    if decision.delay_seconds > 0:
+        values |= {"held": "delayed", "run_after": after_now(decision.delay_seconds)}
+    move = RELEASE if decision.refund else RETRY
+    if not return_job(connection, move, holds(job_id, fence), values):
+        return False
+    end_attempt(connection, job_id, fence, Outcome.RELEASED if decision.refund else Outcome.RETRIED, code)
+    return True
+
+
+def has_succeeded(connection: Connection, job_id: str, fence: int) -> bool:
+    """Whether this attempt's success stands: the answer to a commit whose outcome was not seen."""
+    won = holds(job_id, fence) & (jobs.c.state == JobState.SUCCEEDED)
+    return connection.execute(select(jobs.c.id).where(won)).one_or_none() is not None
+
+
+def look_at_held(connection: Connection, worker_id: str) -> list[Held]:
+    """The running jobs of this worker and what is wished of them."""
+    mine = (jobs.c.worker_id == worker_id) & (jobs.c.state == JobState.RUNNING)
+    return [_held(row) for row in connection.execute(select(*_HELD_COLUMNS).where(mine))]
+
+
+def renew(connection: Connection, worker_id: str, lease_seconds: float) -> list[Held]:
+    """Renew every lease of this worker; what is not in the answer is no longer ours."""
+    mine = (jobs.c.worker_id == worker_id) & (jobs.c.state == JobState.RUNNING)
+    statement = update(jobs).where(mine).values(lease_until=after_now(lease_seconds)).returning(*_HELD_COLUMNS)
+    return [_held(row) for row in connection.execute(statement)]
+
+
+def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:
+    """The newest progress of an attempt; an older attempt's report changes nothing. May be lost."""
+    row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
+    row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
+    statement = upsert(connection, job_progress).values(row)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[job_progress.c.job_id],
+            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}},
+            where=job_progress.c.fence <= fence,
+        )
+    )
+
+
+_HELD_COLUMNS = (
+    jobs.c.id,
+    jobs.c.fence,
+    jobs.c.cancel_requested_at.is_not(None).label("cancel_requested"),
+    (jobs.c.deadline_at <= now()).label("deadline_passed"),
+)
+
+
+def _held(row: Row[Any]) -> Held:
+    return Held(row.id, row.fence, bool(row.cancel_requested), bool(row.deadline_passed))
+
+
+def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
+    paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
+    claimable = (
+        (jobs.c.state == JobState.QUEUED)
+        & jobs.c.held.is_(None)
+        & (jobs.c.pool == pool)
+        & (jobs.c.deadline_at > now())
+        & jobs.c.cancel_requested_at.is_(None)
+    )
+    order = (jobs.c.vtime, jobs.c.id)
+    open_to_us = claimable & ~paused if alone else claimable & ~paused & ~jobs.c.solo
+    head = (
+        select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)
+        .where(open_to_us)
+        .order_by(*order)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("head")
+    )
+    alike = (
+        (jobs.c.step_key == select(head.c.step_key).where(~head.c.solo).scalar_subquery())
+        & (jobs.c.call_key == select(head.c.call_key).scalar_subquery())
+        & (jobs.c.id != select(head.c.id).scalar_subquery())
+    )
+    company = (
+        select(jobs.c.id)
+        .where(claimable, ~jobs.c.solo, alike)
+        .order_by(*order)
+        .limit(limit - 1)
+        .with_for_update(skip_locked=True)
+        .cte("company")
+    )
+    return select(head.c.id).union_all(select(company.c.id))
+
+
+def _claimed_rows(connection: Connection, job_ids: list[str]) -> list[Row[Any]]:
+    columns = (jobs, job_requests.c.params, job_requests.c.inputs)
+    query = select(*columns).join(job_requests, job_requests.c.job_id == jobs.c.id).where(jobs.c.id.in_(job_ids))
+    return sorted(connection.execute(query), key=lambda row: (row.vtime, row.id))
+
+
+def _open_attempts(connection: Connection, worker_id: str, rows: list[Row[Any]]) -> None:
+    device = select(workers.c.device).where(workers.c.id == worker_id).scalar_subquery()
+    opened = [{"job_id": row.id, "fence": row.fence, "tenant_id": row.tenant_id} for row in rows]
+    connection.execute(insert(attempts).values(worker_id=worker_id, device=device), opened)
+
+
+def _advance(connection: Connection, worker_id: str, vtime: float) -> None:
+    """Virtual time follows the first job in order, never its companions."""
+    behind = (workers.c.id == worker_id) & (workers.c.served_vtime < vtime)
+    connection.execute(update(workers).where(behind).values(served_vtime=vtime))
+
+
+def _claimed(row: Row[Any]) -> ClaimedJob:
+    return ClaimedJob(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        fence=row.fence,
+        tries=row.tries,
+        max_tries=row.max_tries,
+        solo=row.solo,
+        created_at=row.created_at,
+        deadline_at=row.deadline_at,
+        params=EditParams.from_dict(row.params),
+        inputs={role: InputRef(**members) for role, members in row.inputs.items()},
+    )
+
+
+def _columns(image: StoredImage) -> dict[str, Any]:
+    return {name: getattr(image, name) for name in StoredImage.__dataclass_fields__}
+
+
+def _object_row(job: ClaimedJob, image: StoredImage) -> dict[str, Any]:
+    return {
+        "key": image.key,
+        "tenant_id": job.tenant_id,
+        "state": "live",
+        "kind": "result",
+        "sha256": image.sha256,
+        "bytes": image.bytes,
+        "width": image.width,
+        "height": image.height,
+    }

@@ -1,0 +1,100 @@
+"""The database: one engine per process, explicit transactions, and the errors of a database that is away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from common.domain.errors import Unavailable
+
+_BUSY_MILLISECONDS = 10_000
+
+
+class Database:
+    """A pool of connections; `write` and `read` are the only ways to a transaction.
+
+    Both raise `Unavailable` when the database cannot be reached; a commit whose outcome is unknown does too.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url, pool_size)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True for the embedded database."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block and rolls back on an exception."""
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only look; never blocks or is blocked by a writer."""
+        with _translated(), self.engine.connect() as connection:
+            if self.is_sqlite:
+                connection = connection.execution_options(darkroom_read=True)
+            with connection.begin():
+                yield connection
+
+    def ping(self) -> None:
+        """Raises `Unavailable` when the database does not answer."""
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise Unavailable("the database does not answer") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("the connection to the database was lost") from error
+        raise
+
+
+def _postgresql(url: str, pool_size: int) -> Engine:
+    connect = {"connect_timeout": 2, "application_name": "darkroom", "options": "-c timezone=UTC"}
+    return create_engine(
+        url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=2, pool_pre_ping=True, connect_args=connect
+    )
+
+
+def _sqlite(url: str) -> Engine:
+    if database := make_url(url).database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_MILLISECONDS / 1000, "check_same_thread": False})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        f"busy_timeout = {_BUSY_MILLISECONDS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Every write starts as IMMEDIATE: a SELECT that upgrades later is how two workers claim one job."""
+    read_only = connection.get_execution_options().get("darkroom_read", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

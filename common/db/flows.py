@@ -1,0 +1,34 @@
+"""The order of service in SQL: virtual time of a pool, and the tag of a submitted job."""
+
+from sqlalchemy import Connection, case, func, select
+
+from common.db.tables import flows, pools, tenants, workers
+from common.db.upsert import upsert
+from common.domain.fairness import LANE_WEIGHT, Lane, Tag
+
+
+def virtual_time(connection: Connection, pool: str) -> float:
+    """The largest tag served in this pool so far; 0 for a pool that nobody served. Never goes back."""
+    folded = select(pools.c.vtime).where(pools.c.name == pool).scalar_subquery()
+    served = select(func.max(workers.c.served_vtime)).where(workers.c.pool == pool).scalar_subquery()
+    row = connection.execute(select(func.coalesce(folded, 0.0), func.coalesce(served, 0.0))).one()
+    return float(max(row))
+
+
+def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, cost: float) -> Tag:
+    """Advance the flow by one job of `cost` predicted seconds; locks the flow's row until the commit.
+
+    The SQL of `common.domain.fairness.tag`, in one statement.
+    """
+    connection.execute(upsert(connection, pools).values(name=pool).on_conflict_do_nothing())
+    weight = connection.execute(select(tenants.c.weight).where(tenants.c.id == tenant_id)).scalar_one()
+    now = virtual_time(connection, pool)
+    share = cost / (weight * LANE_WEIGHT[lane])
+    statement = upsert(connection, flows).values(pool=pool, tenant_id=tenant_id, lane=lane, finish=now + share)
+    behind = case((flows.c.finish > now, flows.c.finish), else_=now) + share
+    finish = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[flows.c.pool, flows.c.tenant_id, flows.c.lane], set_={"finish": behind}
+        ).returning(flows.c.finish)
+    ).scalar_one()
+    return Tag(finish - share, finish)

@@ -1,0 +1,204 @@
+"""What a tenant does with jobs: submit, look, list, cancel. Every call takes the tenant."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
+
+from common.db.flows import draw_tag
+from common.db.moves import end_attempt, move_jobs
+from common.db.tables import attempts, images, job_events, job_progress, job_requests, jobs, object_refs, objects
+from common.db.types import after_now, now
+from common.db.upsert import upsert
+from common.domain.job import InputRef, NewJob, Progress, StoredImage
+from common.domain.lifecycle import CANCEL, CANCEL_QUEUED, INITIAL, JobState, Outcome
+from common.domain.params import EditParams
+from common.domain.snapshot import JobSnapshot
+
+
+def insert_job(connection: Connection, job: NewJob) -> None:
+    """The job's rows, its tag in the order of service, its references to inputs, and its first event."""
+    tag = draw_tag(connection, pool=job.pool, tenant_id=job.tenant_id, lane=job.lane, cost=job.cost)
+    connection.execute(insert(jobs).values(_hot_row(job), vtime=tag.start, deadline_at=after_now(job.deadline_seconds)))
+    connection.execute(insert(job_requests).values(_cold_row(job)))
+    for role, reference in job.inputs.items():
+        _refer_to_input(connection, job, role, reference)
+    payload = {"state": INITIAL, "move": "submit", "attempt": 0, "error": None}
+    connection.execute(
+        insert(job_events).values(job_id=job.id, tenant_id=job.tenant_id, version=1, kind="job.queued", payload=payload)
+    )
+
+
+def find_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnapshot | None:
+    """The job as it is now, or None when this tenant has no such job."""
+    row = connection.execute(_snapshots().where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id)).one_or_none()
+    if row is None:
+        return None
+    return _snapshot(row, _images_of(connection, [row.id]))
+
+
+def list_jobs(
+    connection: Connection, tenant_id: str, *, limit: int, after: str | None, filters: dict[str, Any]
+) -> list[JobSnapshot]:
+    """The tenant's jobs, newest first, at most `limit`, older than the id `after`."""
+    query = _snapshots().where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(jobs.c.id < after)
+    for column, value in filters.items():
+        query = query.where(jobs.c[column] == value)
+    rows = list(connection.execute(query))
+    results = _images_of(connection, [row.id for row in rows])
+    return [_snapshot(row, results) for row in rows]
+
+
+def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
+    """At once if no device has started it, otherwise a wish that its worker sees within a second.
+
+    A finished job stays as it is.
+    """
+    mine = (jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id)
+    connection.execute(
+        update(jobs)
+        .where(mine, jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
+        .values(cancel_requested_at=func.coalesce(jobs.c.cancel_requested_at, now()))
+    )
+    if move_jobs(connection, CANCEL_QUEUED, mine):
+        return
+    joined = exists().where(
+        attempts.c.job_id == jobs.c.id, attempts.c.fence == jobs.c.fence, attempts.c.joined_at.is_not(None)
+    )
+    for row in move_jobs(connection, CANCEL, mine & ~joined):
+        end_attempt(connection, row.id, row.fence, Outcome.CANCELED)
+
+
+def find_image(connection: Connection, tenant_id: str, job_id: str, index: int) -> StoredImage | None:
+    """Result `index` of the tenant's job, or None."""
+    mine = (images.c.job_id == job_id) & (images.c.tenant_id == tenant_id) & (images.c.index == index)
+    row = connection.execute(select(images).where(mine)).one_or_none()
+    return None if row is None else _stored_image(row)
+
+
+def count_claimable(connection: Connection, pool: str) -> int:
+    """Jobs of a pool that a worker could claim now."""
+    queued = (jobs.c.state == JobState.QUEUED) & jobs.c.held.is_(None) & (jobs.c.pool == pool)
+    return connection.execute(select(func.count()).select_from(jobs).where(queued)).scalar_one()
+
+
+def _hot_row(job: NewJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "tenant_id": job.tenant_id,
+        "pool": job.pool,
+        "lane": job.lane,
+        "task": job.params.task,
+        "model": job.params.model,
+        "state": INITIAL,
+        "cost": job.cost,
+        "step_key": job.step_key,
+        "call_key": job.call_key,
+        "frames": job.params.num_images,
+        "max_tries": job.max_tries,
+        "external_id": job.external_id,
+    }
+
+
+def _cold_row(job: NewJob) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "tenant_id": job.tenant_id,
+        "request": job.request,
+        "params": job.params.as_dict(),
+        "inputs": {role: reference.as_dict() for role, reference in job.inputs.items()},
+        "warnings": list(job.warnings),
+        "tags": list(job.tags),
+        "metadata": job.metadata,
+        "expires_in_seconds": job.expires_in_seconds,
+    }
+
+
+def _refer_to_input(connection: Connection, job: NewJob, role: str, reference: InputRef) -> None:
+    row = {
+        "key": reference.key,
+        "tenant_id": job.tenant_id,
+        "state": "live",
+        "kind": "input",
+        "sha256": reference.sha256,
+        "bytes": reference.bytes,
+        "width": reference.width,
+        "height": reference.height,
+    }
+    statement = upsert(connection, objects).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_={"state": "live"}))
+    connection.execute(
+        insert(object_refs).values(object_key=reference.key, job_id=job.id, tenant_id=job.tenant_id, role=role)
+    )
+
+
+def _snapshots() -> Any:
+    progress = (job_progress.c.job_id == jobs.c.id) & (job_progress.c.fence == jobs.c.fence)
+    return (
+        select(
+            jobs,
+            job_requests.c.params,
+            job_requests.c.warnings,
+            job_requests.c.tags,
+            job_requests.c.metadata.label("own_metadata"),
+            job_progress.c.stage,
+            job_progress.c.step,
+            job_progress.c.steps,
+            attempts.c.joined_at,
+        )
+        .join(job_requests, job_requests.c.job_id == jobs.c.id)
+        .outerjoin(job_progress, progress)
+        .outerjoin(attempts, (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence))
+    )
+
+
+def _images_of(connection: Connection, job_ids: list[str]) -> dict[str, list[StoredImage]]:
+    found: dict[str, list[StoredImage]] = {job_id: [] for job_id in job_ids}
+    query = select(images).where(images.c.job_id.in_(job_ids)).order_by(images.c.job_id, images.c.index)
+    for row in connection.execute(query):
+        found[row.job_id].append(_stored_image(row))
+    return found
+
+
+def _stored_image(row: Row[Any]) -> StoredImage:
+    members = row._mapping
+    return StoredImage(**{name: members[name] for name in StoredImage.__dataclass_fields__})
+
+
+def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]]) -> JobSnapshot:
+    return JobSnapshot(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        state=JobState(row.state),
+        version=row.version,
+        attempt=row.attempt,
+        lane=row.lane,
+        device=row.device,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        deadline_at=row.deadline_at,
+        expires_at=row.expires_at,
+        erased_at=row.erased_at,
+        cancel_requested=row.cancel_requested_at is not None,
+        params=EditParams.from_dict(row.params),
+        warnings=row.warnings,
+        error=row.error,
+        metrics=row.metrics or {},
+        images=results[row.id],
+        progress=_progress(row),
+        batch_id=row.batch_id,
+        retry_of=row.retry_of,
+        external_id=row.external_id,
+        tags=row.tags,
+        metadata=row.own_metadata,
+    )
+
+
+def _progress(row: Row[Any]) -> Progress | None:
+    if JobState(row.state) is not JobState.RUNNING:
+        return None
+    if row.joined_at is None or row.stage is None:
+        return Progress("preparing", 0, 0)
+    return Progress(row.stage, row.step, row.steps)

@@ -1,0 +1,115 @@
+"""Applying a move of the lifecycle: one conditional UPDATE, one event per moved job, in the caller's transaction.
+
+Nothing else writes `jobs.state`.
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, func, insert, literal, select, true, type_coerce, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from common.db.tables import attempts, job_events, job_requests, jobs
+from common.db.types import Document, after_now, now
+from common.domain.errors import JobFailure
+from common.domain.lifecycle import TERMINAL_EVENTS, JobState, Move, Outcome
+
+Condition = ColumnElement[bool]
+
+_DEADLINE_ERROR = JobFailure("the deadline passed before the job was done", code="deadline_exceeded").as_dict()
+_RETURNED = (jobs.c.id, jobs.c.tenant_id, jobs.c.state, jobs.c.version, jobs.c.attempt, jobs.c.error, jobs.c.fence)
+
+
+def holds(job_id: str, fence: int) -> Condition:
+    """The condition that an attempt still holds its job."""
+    return (jobs.c.id == job_id) & (jobs.c.fence == fence)
+
+
+def move_jobs(
+    connection: Connection, move: Move, condition: Condition, values: dict[str, Any] | None = None
+) -> list[Row[Any]]:
+    """Make a move with one target for every job that matches, and write its events.
+
+    Returns the moved rows (id, tenant_id, state, version, attempt, error, fence); none means that it was not allowed.
+    """
+    settled = {"state": move.target, **_leaving(move.source), **(_finishing() if move.target.is_terminal else {})}
+    return _apply(connection, move, condition, settled | (values or {}))
+
+
+def return_job(
+    connection: Connection, move: Move, condition: Condition, values: dict[str, Any] | None = None
+) -> list[Row[Any]]:
+    """Make a move that takes a running job off its worker: a wish to cancel and a passed deadline come first.
+
+    `values` hold for a job that is queued again; `run_after` is honoured by holding the job until then.
+    """
+    values = dict(values or {})
+    goes_back = jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at > now())
+    state = case(
+        (jobs.c.cancel_requested_at.is_not(None), literal(JobState.CANCELED.value)),
+        (jobs.c.deadline_at <= now(), literal(JobState.FAILED.value)),
+        else_=literal(JobState.QUEUED.value),
+    )
+    held = values.pop("held", None)
+    late = jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at <= now())
+    settled = _leaving(move.source) | {
+        "state": state,
+        "held": case((goes_back, literal(held)), else_=None),
+        "error": case((late, type_coerce(literal(_DEADLINE_ERROR, Document), Document)), else_=None),
+        "finished_at": case((goes_back, None), else_=now()),
+        "expires_at": case((goes_back, None), else_=_expiry()),
+    }
+    return _apply(connection, move, condition, settled | values)
+
+
+def end_attempt(connection: Connection, job_id: str, fence: int, outcome: Outcome, code: str | None = None) -> None:
+    """Close the attempt's row, once."""
+    mine = (attempts.c.job_id == job_id) & (attempts.c.fence == fence) & attempts.c.ended_at.is_(None)
+    connection.execute(update(attempts).where(mine).values(ended_at=now(), outcome=outcome, error_code=code))
+
+
+def write_event(connection: Connection, row: Row[Any], kind: str, payload: dict[str, Any]) -> None:
+    """One row of the outbox for a job that just moved to `row.version`."""
+    connection.execute(
+        insert(job_events).values(
+            job_id=row.id, tenant_id=row.tenant_id, version=row.version, kind=kind, payload=payload
+        )
+    )
+
+
+def _apply(connection: Connection, move: Move, condition: Condition, values: dict[str, Any]) -> list[Row[Any]]:
+    statement = (
+        update(jobs)
+        .where(jobs.c.state == move.source, condition)
+        .values(version=jobs.c.version + 1, **values)
+        .returning(*_RETURNED)
+    )
+    rows = list(connection.execute(statement))
+    if rows:
+        connection.execute(insert(job_events), [_event_of(move, row) for row in rows])
+    return rows
+
+
+def _event_of(move: Move, row: Row[Any]) -> dict[str, Any]:
+    state = JobState(row.state)
+    payload = {"state": state, "move": move.name, "attempt": row.attempt, "error": row.error}
+    kind = TERMINAL_EVENTS.get(state, move.event)
+    return {"job_id": row.id, "tenant_id": row.tenant_id, "version": row.version, "kind": kind, "payload": payload}
+
+
+def _leaving(source: JobState) -> dict[str, Any]:
+    """What a state takes along when a job leaves it."""
+    if source is JobState.RUNNING:
+        return {"worker_id": None, "lease_until": None}
+    return {"held": None, "run_after": None, "passed_over_since": None}
+
+
+def _finishing() -> dict[str, Any]:
+    return {"finished_at": now(), "expires_at": _expiry()}
+
+
+def _expiry() -> Any:
+    life = select(job_requests.c.expires_in_seconds).where(job_requests.c.job_id == jobs.c.id).scalar_subquery()
+    return after_now(func.coalesce(life, literal(0)))
+
+
+ANY: Condition = true()

@@ -1,0 +1,113 @@
+"""What the sweeper heals, page by page: expired leases, ended queued jobs, due delays, dead workers, old keys."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, select, update
+
+from common.db.moves import end_attempt, holds, move_jobs, return_job
+from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
+from common.db.types import after_now, now
+from common.domain.errors import JobFailure
+from common.domain.lifecycle import CANCEL_QUEUED, FAIL, FAIL_QUEUED, RESCUE, JobState, Outcome
+from common.domain.retry import GiveUp, TryAgain, after_loss
+
+PAGE = 100
+
+_LOST = {
+    "worker_lost": "the worker was lost every time that it ran the job",
+    "poisoned": "the job crashed its worker twice while it was alone in it",
+}
+
+
+def rescue_expired(connection: Connection, jitter: float) -> list[str]:
+    """One page of jobs whose lease ran out: queued again, or failed. Returns the ids that moved."""
+    return [row.id for row in _expired(connection) if _rescue(connection, row, jitter)]
+
+
+def end_queued(connection: Connection) -> int:
+    """End one page of queued jobs with a wish to cancel or a passed deadline. Returns how many."""
+    canceled = move_jobs(connection, CANCEL_QUEUED, _in_page(jobs.c.cancel_requested_at.is_not(None)))
+    error = JobFailure("the deadline passed before a device was free", code="deadline_exceeded").as_dict()
+    late = move_jobs(connection, FAIL_QUEUED, _in_page(jobs.c.deadline_at <= now()), {"error": error})
+    return len(canceled) + len(late)
+
+
+def release_delayed(connection: Connection) -> list[str]:
+    """Let jobs whose delay is over be claimed again. Returns their pools."""
+    due = (jobs.c.held == "delayed") & (jobs.c.run_after <= now())
+    page = select(jobs.c.id).where(due).order_by(jobs.c.run_after).limit(PAGE)
+    statement = update(jobs).where(due, jobs.c.id.in_(page)).values(held=None, run_after=None).returning(jobs.c.pool)
+    return [row.pool for row in connection.execute(statement)]
+
+
+def forget_workers(connection: Connection, silent_seconds: float) -> int:
+    """Remove workers that have been silent for long, keeping their virtual time in the pool. Returns how many."""
+    silent = workers.c.heartbeat_at < after_now(-silent_seconds)
+    gone = list(connection.execute(delete(workers).where(silent).returning(workers.c.pool, workers.c.served_vtime)))
+    for row in gone:
+        fold_vtime(connection, row.pool, row.served_vtime)
+    return len(gone)
+
+
+def fold_vtime(connection: Connection, pool: str, vtime: float) -> None:
+    """Keep the virtual time of a worker that leaves; it never goes back."""
+    connection.execute(update(pools).where(pools.c.name == pool, pools.c.vtime < vtime).values(vtime=vtime))
+
+
+def forget_idempotency_keys(connection: Connection) -> int:
+    """Remove keys past their life. Returns how many."""
+    return connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= now())).rowcount
+
+
+def _in_page(condition: Any) -> Any:
+    page = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED, condition).limit(PAGE)
+    return condition & jobs.c.id.in_(page)
+
+
+def _expired(connection: Connection) -> list[Row[Any]]:
+    """Expired jobs with what is known of the attempt: whether it joined, and who else was in that process."""
+    mates = attempts.alias("mates")
+    company = (
+        select(func.count())
+        .where(
+            mates.c.worker_id == attempts.c.worker_id,
+            mates.c.joined_at.is_not(None),
+            mates.c.job_id != attempts.c.job_id,
+            mates.c.ended_at.is_(None) | (mates.c.outcome == Outcome.LOST),
+        )
+        .scalar_subquery()
+    )
+    this_attempt = (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence)
+    query = (
+        select(jobs, attempts.c.joined_at, company.label("company"))
+        .join(attempts, this_attempt)
+        .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now())
+        .order_by(jobs.c.lease_until)
+        .limit(PAGE)
+        .with_for_update(skip_locked=True, of=jobs)
+    )
+    return list(connection.execute(query))
+
+
+def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
+    joined, alone = row.joined_at is not None, row.company == 0
+    crashes = row.solo_crashes + int(joined and alone)
+    decision = after_loss(
+        joined=joined, alone=alone, solo_crashes=crashes, tries=row.tries, max_tries=row.max_tries, jitter=jitter
+    )
+    still_expired = holds(row.id, row.fence) & (jobs.c.lease_until < now())
+    if not _apply(connection, still_expired, decision, crashes):
+        return False
+    code = decision.code if isinstance(decision, GiveUp) else "worker_lost"
+    end_attempt(connection, row.id, row.fence, Outcome.LOST, code)
+    return True
+
+
+def _apply(connection: Connection, condition: Any, decision: GiveUp | TryAgain, crashes: int) -> bool:
+    if isinstance(decision, GiveUp):
+        error = JobFailure(_LOST[decision.code], code=decision.code).as_dict()
+        return bool(move_jobs(connection, FAIL, condition, {"error": error, "solo_crashes": crashes}))
+    values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo, "solo_crashes": crashes}
+    if decision.delay_seconds > 0:
+        values |= {"held": "delayed", "run_after": after_now(decision.delay_seconds)}
+    return bool(return_job(connection, RESCUE, condition, values))

@@ -1,0 +1,64 @@
+"""The register of living workers: who serves which pool, and whether a pool is served at all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from common.db.flows import virtual_time
+from common.db.rescue import fold_vtime
+from common.db.tables import workers
+from common.db.types import after_now, now
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """What a worker says of itself. `device` is the operator's name of it, such as `cuda:1`."""
+
+    id: str
+    pool: str
+    hostname: str
+    pid: int
+    device: str
+
+
+def register(connection: Connection, card: WorkerCard) -> None:
+    """A new process serves its pool; its virtual time starts where the pool's stands."""
+    row = {name: getattr(card, name) for name in WorkerCard.__dataclass_fields__}
+    vtime = virtual_time(connection, card.pool)
+    connection.execute(insert(workers).values(row | {"state": "ready", "resident": [], "served_vtime": vtime}))
+
+
+def beat(connection: Connection, card: WorkerCard, *, state: str, resident: tuple[str, ...]) -> bool:
+    """The worker lives. Returns whether an operator wishes it to drain; registers it again if it was forgotten."""
+    statement = (
+        update(workers)
+        .where(workers.c.id == card.id)
+        .values(heartbeat_at=now(), state=state, resident=list(resident))
+        .returning(workers.c.drain_requested_at)
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        register(connection, card)
+        return False
+    return row.drain_requested_at is not None
+
+
+def leave(connection: Connection, worker_id: str) -> None:
+    """The worker ends in good order."""
+    statement = delete(workers).where(workers.c.id == worker_id).returning(workers.c.pool, workers.c.served_vtime)
+    for row in connection.execute(statement):
+        fold_vtime(connection, row.pool, row.served_vtime)
+
+
+def count_live(connection: Connection, pool: str, fresh_seconds: float) -> int:
+    """Ready workers of a pool with a heartbeat in the last `fresh_seconds`."""
+    fresh = (
+        (workers.c.pool == pool) & (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
+    )
+    return connection.execute(select(func.count()).select_from(workers).where(fresh)).scalar_one()
+
+
+def list_workers(connection: Connection) -> list[Row[Any]]:
+    """Every registered worker, by pool and device."""
+    return list(connection.execute(select(workers).order_by(workers.c.pool, workers.c.hostname, workers.c.device)))

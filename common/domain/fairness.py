@@ -1,0 +1,38 @@
+"""Start-time fair queuing (Goyal, Vin, Cheng 1996) over flows of (pool, tenant, lane).
+
+At submit `start = max(flow.finish, V)` and `flow.finish = start + cost / weight`; jobs are served by `start`. V is the
+largest start tag served so far in the pool. An idle flow earns no credit, a long one delays only its own tail.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Lane(StrEnum):
+    """The priority of a job; also the name of its flow's lane."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+LANE_WEIGHT = {Lane.HIGH: 8.0, Lane.NORMAL: 4.0, Lane.LOW: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """The start tag of a job and the finish tag that its flow has after it."""
+
+    start: float
+    finish: float
+
+
+def tag(*, flow_finish: float, virtual_time: float, cost: float, weight: float) -> Tag:
+    """The tag of one job of `cost` predicted device seconds (> 0) in a flow of `weight` (> 0)."""
+    start = max(flow_finish, virtual_time)
+    return Tag(start, start + cost / weight)
+
+
+def predicted_seconds(*, frames: int, steps: int, width: int, height: int, seconds_per_megapixel_step: float) -> float:
+    """Predicted device seconds of a job: frames x steps run x megapixels x the model's measured factor."""
+    return max(1e-3, frames * (steps + 1) * (width * height / 1e6) * seconds_per_megapixel_step)

@@ -1,0 +1,85 @@
+"""A job as its parts see it: what is submitted, what a worker claims, what an attempt leaves behind."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from common.domain.fairness import Lane
+from common.domain.params import EditParams
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """One prepared input in the object store: our own RGB PNG; sizes in pixels."""
+
+    key: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; `InputRef(**members)` reads it back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """An accepted job, before its row exists. `cost` is predicted device seconds; seconds count from submit."""
+
+    id: str
+    tenant_id: str
+    pool: str
+    lane: Lane
+    params: EditParams
+    inputs: dict[str, InputRef]
+    request: dict[str, Any]
+    step_key: str
+    call_key: str
+    cost: float
+    max_tries: int
+    deadline_seconds: int
+    expires_in_seconds: int
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    external_id: str | None = None
+    warnings: tuple[dict[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker holds: `fence` proves it in every later write; `tries` counts this claim."""
+
+    id: str
+    tenant_id: str
+    fence: int
+    tries: int
+    max_tries: int
+    solo: bool
+    created_at: datetime
+    deadline_at: datetime
+    params: EditParams
+    inputs: dict[str, InputRef]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One result as it lies in the object store; `sha256` is of the encoded bytes."""
+
+    index: int
+    key: str
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A full snapshot of how far an attempt is: `step` of `steps` summed over the job's frames."""
+
+    stage: str
+    step: int
+    steps: int

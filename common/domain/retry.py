@@ -1,0 +1,68 @@
+"""What happens to a job whose attempt did not succeed. Pure: facts in, a decision out."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    """What kind of thing went wrong in an attempt; `worker.failures` sorts exceptions into these."""
+
+    CLIENT = "client"
+    CONFIG = "config"
+    OUT_OF_MEMORY = "out_of_memory"
+    INVALID_OUTPUT = "invalid_output"
+    DEVICE_FAULT = "device_fault"
+    TRANSIENT = "transient"
+    DRAIN = "drain"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Fail the job for good with this code."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """Put the job back after `delay_seconds`; `solo`: with a worker to itself; `refund`: the try is given back."""
+
+    delay_seconds: float = 0.0
+    solo: bool = False
+    refund: bool = False
+
+
+Decision = GiveUp | TryAgain
+
+_FINAL = frozenset({FailureClass.CLIENT, FailureClass.CONFIG, FailureClass.OUT_OF_MEMORY, FailureClass.INVALID_OUTPUT})
+MAX_BACKOFF_SECONDS = 300.0
+SOLO_CRASHES_TO_POISON = 2
+
+
+def backoff_seconds(tries: int, jitter: float) -> float:
+    """5 x 3^(tries - 1) seconds, at most five minutes, spread by `jitter` in [-1, 1] to ± 20 %."""
+    return min(MAX_BACKOFF_SECONDS, 5.0 * 3.0 ** max(0, tries - 1)) * (1.0 + 0.2 * jitter)
+
+
+def after_failure(kind: FailureClass, code: str, *, tries: int, max_tries: int, jitter: float) -> Decision:
+    """The decision after an attempt whose worker lives. `tries` counts this attempt."""
+    if kind is FailureClass.DRAIN:
+        return TryAgain(refund=True)
+    if kind in _FINAL or tries >= max_tries:
+        return GiveUp(code)
+    return TryAgain(delay_seconds=backoff_seconds(tries, jitter))
+
+
+def after_loss(*, joined: bool, alone: bool, solo_crashes: int, tries: int, max_tries: int, jitter: float) -> Decision:
+    """The decision after a worker vanished with the job. `solo_crashes` counts this one when it was a crash alone.
+
+    The first rescue runs at once, later ones back off. A crash in company proves nothing against this job, but it
+    next runs with a worker to itself. A job that had not joined cannot have crashed anything.
+    """
+    if joined and alone and solo_crashes >= SOLO_CRASHES_TO_POISON:
+        return GiveUp("poisoned")
+    if tries >= max_tries:
+        return GiveUp("worker_lost")
+    delay = 0.0 if tries <= 1 else backoff_seconds(tries, jitter)
+    return TryAgain(delay_seconds=delay, solo=joined)

@@ -1,0 +1,40 @@
+"""A job as clients may see it, at one version: what poll, stream and webhook are all made of."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from common.domain.job import Progress, StoredImage
+from common.domain.lifecycle import JobState
+from common.domain.params import EditParams
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """Everything about a job that is not an address; moments are UTC, durations milliseconds."""
+
+    id: str
+    tenant_id: str
+    state: JobState
+    version: int
+    attempt: int
+    lane: str
+    device: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    expires_at: datetime | None
+    erased_at: datetime | None
+    cancel_requested: bool
+    params: EditParams
+    warnings: list[dict[str, str]]
+    error: dict[str, Any] | None
+    metrics: dict[str, Any]
+    images: list[StoredImage]
+    progress: Progress | None
+    batch_id: str | None
+    retry_of: str | None
+    external_id: str | None
+    tags: list[str]
+    metadata: dict[str, str]

@@ -1,0 +1,137 @@
+"""Settings: read once, validated at start, frozen. Nothing else in the code base reads the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """Every setting of every process, as `DARKROOM_<NAME>` in the environment or in `.env`.
+
+    Raises `pydantic.ValidationError` naming the setting and what is allowed.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="DARKROOM_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    data_dir: Path = Field(
+        Path("darkroom-data"), description="Folder of everything embedded: database, doorbells, objects."
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL, `postgresql://…` or `sqlite:///…`; empty: SQLite in the data folder."
+    )
+    broker_url: str = Field(
+        "", description="Celery broker, `redis://…` or `amqp://…`; empty: files in the data folder."
+    )
+    store_url: str = Field(
+        "",
+        description="Object store, `s3://bucket/prefix?endpoint=…&region=…&style=path` or `file:///…`; "
+        "empty: the data folder.",
+    )
+    store_public_url: str | None = Field(
+        None, description="Endpoint that clients reach the S3 store at, when it differs."
+    )
+    models_file: Path | None = Field(None, description="A `models.toml` that replaces the built-in catalogue.")
+    models_dir: Path | None = Field(
+        None, description="Folder of local checkpoints named by the catalogue; default: the hub cache."
+    )
+    hf_token: SecretStr | None = Field(
+        None, validation_alias="HF_TOKEN", description="Hugging Face token for gated repositories."
+    )
+
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
+    auth: Literal["none", "keys"] = Field(
+        "none", description="`keys` asks for a bearer key; `none` is for loopback only."
+    )
+    docs: bool = Field(True, description="Whether the API serves `/docs` and `/openapi.json`.")
+    max_body_bytes: int = Field(32 << 20, gt=0, description="Largest request body, in bytes.")
+    max_image_bytes: int = Field(20 << 20, gt=0, description="Largest image in a request, in bytes.")
+    max_image_pixels: int = Field(16_777_216, gt=0, description="Largest image, in pixels.")
+    decoders: int = Field(2, ge=1, le=64, description="Image decoding processes per API process.")
+    result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
+
+    pool: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Pool that a worker serves.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device of a worker.")
+    engine: Literal["auto", "pipeline"] = Field("auto", description="Denoising engine of a worker.")
+    batch_frames: int = Field(
+        8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together."
+    )
+    torch_threads: int = Field(
+        0, ge=0, description="CPU threads of torch in a worker; 0: half of the cores, at least one."
+    )
+
+    lease_seconds: float = Field(30, gt=0, description="How long a claim holds without a heartbeat, in seconds.")
+    heartbeat_seconds: float = Field(5, gt=0, description="Between two renewals of a lease, in seconds.")
+    sweep_seconds: float = Field(5, gt=0, description="Between two sweeps, in seconds.")
+    poll_seconds: float = Field(
+        1, gt=0, description="Between two looks for work without a doorbell, in seconds (± 20 %)."
+    )
+    wish_seconds: float = Field(
+        0.5, gt=0, description="Between two looks at cancel wishes of running jobs, in seconds."
+    )
+    drain_seconds: float = Field(110, ge=0, description="Grace that a draining worker gives its jobs, in seconds.")
+    max_tries: int = Field(3, ge=1, le=100, description="How often a job may be tried.")
+    doorbells: bool = Field(True, description="Whether submits ring the broker; without, workers poll.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines for a person or for a machine."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+
+    @model_validator(mode="after")
+    def _check_heartbeat(self) -> "Settings":
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, else a living worker loses its jobs"
+            )
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in use, with the psycopg 3 driver named for PostgreSQL."""
+        url = self.database_url or f"sqlite:///{self.data_dir.resolve() / 'darkroom.db'}"
+        scheme, separator, rest = url.partition("://")
+        return f"postgresql+psycopg://{rest}" if separator and scheme in {"postgres", "postgresql"} else url
+
+    @property
+    def broker(self) -> str:
+        """The Celery broker URL in use."""
+        return self.broker_url or "filesystem://"
+
+    @property
+    def store(self) -> str:
+        """The object store URL in use."""
+        return self.store_url or f"file://{self.data_dir.resolve() / 'store'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when the API is reachable from this machine only."""
+        return self.host in _LOOPBACK
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process: `overrides` before the environment before `.env` before the defaults."""
+    return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+
+
+def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
+    """The environment of a child process that must see exactly these settings, and `extra` over them."""
+    own = {
+        f"DARKROOM_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if _passes_on(name, value)
+    }
+    token = {"HF_TOKEN": settings.hf_token.get_secret_value()} if settings.hf_token else {}
+    return {**os.environ, **own, **token, **extra}
+
+
+def _passes_on(name: str, value: object) -> bool:
+    return name != "hf_token" and value is not None and value != ""
