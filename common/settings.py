@@ -58,11 +58,12 @@ class Settings(BaseSettings):
     result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
 
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Pool that a worker serves.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device of a worker.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|stub|cuda(:\d+)?)$", description="Device of a worker.")
     engine: Literal["auto", "pipeline"] = Field("auto", description="Denoising engine of a worker.")
     batch_frames: int = Field(
         8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together."
     )
+    stub_step_seconds: float = Field(0, ge=0, description="A step of the `stub` device, which tests of the queue use.")
     torch_threads: int = Field(
         0, ge=0, description="CPU threads of torch in a worker; 0: half of the cores, at least one."
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
 from common.db.tables import attempts, images, job_progress, job_requests, jobs, object_refs, objects, pools, workers
@@ -124,15 +124,20 @@ def look_at_held(connection: Connection, worker_id: str) -> list[Held]:
     return [_held(row) for row in connection.execute(select(*_HELD_COLUMNS).where(mine))]
 
 
-def renew(connection: Connection, worker_id: str, lease_seconds: float) -> list[Held]:
-    """Renew every lease of this worker; what is not in the answer is no longer ours."""
-    mine = (jobs.c.worker_id == worker_id) & (jobs.c.state == JobState.RUNNING)
+def renew(connection: Connection, worker_id: str, job_ids: list[str], lease_seconds: float) -> list[Held]:
+    """Renew the leases of these jobs; what is not in the answer is no longer ours.
+
+    Only named jobs are renewed: a claim whose commit was not seen must lapse, not live for ever.
+    """
+    mine = (jobs.c.worker_id == worker_id) & (jobs.c.state == JobState.RUNNING) & jobs.c.id.in_(job_ids)
     statement = update(jobs).where(mine).values(lease_until=after_now(lease_seconds)).returning(*_HELD_COLUMNS)
     return [_held(row) for row in connection.execute(statement)]
 
 
 def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:
     """The newest progress of an attempt; an older attempt's report changes nothing. May be lost."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL synchronous_commit = off"))
     row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
     row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
     statement = upsert(connection, job_progress).values(row)
@@ -148,13 +153,15 @@ def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: 
 _HELD_COLUMNS = (
     jobs.c.id,
     jobs.c.fence,
-    jobs.c.cancel_requested_at.is_not(None).label("cancel_requested"),
-    (jobs.c.deadline_at <= now()).label("deadline_passed"),
+    jobs.c.cancel_requested_at,  # plain columns: SQLite 3.40 gets `IS NOT NULL` in a RETURNING wrong on some plans
+    jobs.c.deadline_at,
+    now().label("database_now"),
 )
 
 
 def _held(row: Row[Any]) -> Held:
-    return Held(row.id, row.fence, bool(row.cancel_requested), bool(row.deadline_passed))
+    is_late = row.deadline_at <= row.database_now
+    return Held(row.id, row.fence, row.cancel_requested_at is not None, is_late)
 
 
 def _chosen(pool: str, limit: int, *, alone: bool) -> Any:

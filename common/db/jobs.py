@@ -18,7 +18,8 @@ from common.domain.snapshot import JobSnapshot
 def insert_job(connection: Connection, job: NewJob) -> None:
     """The job's rows, its tag in the order of service, its references to inputs, and its first event."""
     tag = draw_tag(connection, pool=job.pool, tenant_id=job.tenant_id, lane=job.lane, cost=job.cost)
-    connection.execute(insert(jobs).values(_hot_row(job), vtime=tag.start, deadline_at=after_now(job.deadline_seconds)))
+    timed = {"vtime": tag.start, "deadline_at": after_now(job.deadline_seconds)}
+    connection.execute(insert(jobs).values(_hot_row(job) | timed))
     connection.execute(insert(job_requests).values(_cold_row(job)))
     for role, reference in job.inputs.items():
         _refer_to_input(connection, job, role, reference)

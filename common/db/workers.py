@@ -29,19 +29,11 @@ def register(connection: Connection, card: WorkerCard) -> None:
     connection.execute(insert(workers).values(row | {"state": "ready", "resident": [], "served_vtime": vtime}))
 
 
-def beat(connection: Connection, card: WorkerCard, *, state: str, resident: tuple[str, ...]) -> bool:
-    """The worker lives. Returns whether an operator wishes it to drain; registers it again if it was forgotten."""
-    statement = (
-        update(workers)
-        .where(workers.c.id == card.id)
-        .values(heartbeat_at=now(), state=state, resident=list(resident))
-        .returning(workers.c.drain_requested_at)
-    )
-    row = connection.execute(statement).one_or_none()
-    if row is None:
+def beat(connection: Connection, card: WorkerCard, *, state: str, resident: tuple[str, ...]) -> None:
+    """The worker lives; registers it again if it was forgotten meanwhile."""
+    values = {"heartbeat_at": now(), "state": state, "resident": list(resident)}
+    if connection.execute(update(workers).where(workers.c.id == card.id).values(values)).rowcount == 0:
         register(connection, card)
-        return False
-    return row.drain_requested_at is not None
 
 
 def leave(connection: Connection, worker_id: str) -> None:

@@ -1,0 +1,82 @@
+"""The sweeper: heals what was dropped. One loop of `run_once`; any number may run."""
+
+import random
+import signal
+import threading
+
+import structlog
+
+from common.db import rescue
+from common.db.engine import Database
+from common.db.workers import count_live
+from common.domain.errors import Unavailable
+from common.logging import configure_logging
+from common.queue.doorbell import Doorbell, open_doorbell
+from common.settings import Settings
+
+_SILENT_LEASES = 4
+
+_log = structlog.get_logger()
+
+
+class Sweeper:
+    """Rescues jobs of dead workers, ends queued jobs that must not run, releases delayed ones, forgets the stale."""
+
+    def __init__(self, settings: Settings, database: Database, doorbell: Doorbell) -> None:
+        self._settings = settings
+        self._database = database
+        self._doorbell = doorbell
+
+    def run_once(self) -> int:
+        """One sweep, each page in a transaction of its own. Returns how many jobs moved."""
+        moved = self._rescue_all()
+        with self._database.write() as connection:
+            moved += rescue.end_queued(connection)
+        with self._database.write() as connection:
+            pools = rescue.release_delayed(connection)
+        for pool in set(pools):
+            self._doorbell.ring(pool, pools.count(pool))
+        self._forget()
+        return moved + len(pools)
+
+    def _rescue_all(self) -> int:
+        rescued = 0
+        while page := self._rescue_page():
+            rescued += len(page)
+            _log.warning("jobs.rescued", jobs=page)
+        return rescued
+
+    def _rescue_page(self) -> list[str]:
+        with self._database.write() as connection:
+            return rescue.rescue_expired(connection, random.uniform(-1, 1))  # noqa: S311 - spreads retries
+
+    def _forget(self) -> None:
+        with self._database.write() as connection:
+            rescue.forget_workers(connection, _SILENT_LEASES * self._settings.lease_seconds)
+            rescue.forget_idempotency_keys(connection)
+
+
+def run(settings: Settings) -> int:
+    """Sweep until SIGTERM or SIGINT. Returns the exit status."""
+    configure_logging(settings, "sweeper")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    database = Database(settings.database, pool_size=2)
+    doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
+    sweeper = Sweeper(settings, database, doorbell)
+    _log.info("sweeper.started")
+    while not stop.wait(settings.sweep_seconds * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads the sweeps
+        try:
+            sweeper.run_once()
+        except Unavailable as error:
+            _log.warning("sweep.unavailable", detail=error.detail)
+            stop.wait(settings.lease_seconds)  # workers that live must have the time to renew
+    doorbell.close()
+    database.close()
+    return 0
+
+
+def _live(database: Database, settings: Settings, pool: str) -> int:
+    with database.read() as connection:
+        return count_live(connection, pool, settings.lease_seconds)

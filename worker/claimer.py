@@ -1,0 +1,130 @@
+"""The claimer: takes work from SQL when the device will soon be free, and prepares it on the CPU."""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from common.db import claims
+from common.db.engine import Database
+from common.domain.errors import DarkroomError, JobFailure, Unavailable
+from common.domain.job import ClaimedJob, InputRef
+from common.domain.retry import TryAgain
+from common.settings import Settings
+from common.storage.port import ObjectMissing, ObjectStore
+from worker.engine.port import Prepared
+from worker.pace import Pace
+from worker.roster import Roster
+
+Prepare = Callable[[ClaimedJob, dict[str, bytes]], Sequence[Prepared]]
+OnFailure = Callable[[ClaimedJob, Exception], None]
+
+AHEAD_SECONDS = 1.5
+
+_log = structlog.get_logger()
+
+
+class Claimer:
+    """Claims the head of the queue with its company, loads the inputs, and makes the frames ready."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        worker_id: str,
+        database: Database,
+        store: ObjectStore,
+        roster: Roster,
+        pace: Pace,
+        prepare: Prepare,
+        on_failure: OnFailure,
+    ) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._database = database
+        self._store = store
+        self._roster = roster
+        self._pace = pace
+        self._prepare = prepare
+        self._on_failure = on_failure
+        self.bell = threading.Event()
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Claim until stopped: at every bell, whenever the device frees up, and once a second (± 20 %)."""
+        while not self._stop.is_set():
+            try:
+                claimed = self.run_once()
+            except Unavailable as error:
+                _log.warning("claim.unavailable", detail=error.detail)
+                claimed = 0
+            if not claimed:
+                self._wait()
+
+    def run_once(self) -> int:
+        """One claim, if there is room. Returns how many jobs it brought."""
+        if self._stop.is_set() or not self._has_room():
+            return 0
+        jobs = self._claim()
+        for job in jobs:
+            self._take(job)
+        return len(jobs)
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self.bell.set()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stop.set()
+        self.bell.set()
+
+    def _wait(self) -> None:
+        self.bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
+        self.bell.clear()
+
+    def _has_room(self) -> bool:
+        if self._roster.ready_count() or self._roster.has_solo():
+            return False
+        left = self._pace.seconds_left()
+        return left is not None and left <= AHEAD_SECONDS
+
+    def _claim(self) -> list[ClaimedJob]:
+        alone = self._roster.is_empty()
+        with self._database.write() as connection:
+            return claims.claim(
+                connection,
+                worker_id=self._worker_id,
+                pool=self._settings.pool,
+                limit=self._settings.batch_frames,
+                lease_seconds=self._settings.lease_seconds,
+                alone=alone,
+            )
+
+    def _take(self, job: ClaimedJob) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
+            if not self._roster.add(job):
+                self._refuse(job)
+                return
+            _log.info("job.claimed", tries=job.tries, model=job.params.model)
+            try:
+                frames = self._prepare(job, {role: self._load(ref) for role, ref in job.inputs.items()})
+            except Exception as error:  # the edge of one job's preparation; the sink classifies it
+                self._on_failure(job, error)
+            else:
+                self._roster.make_ready(frames)
+
+    def _load(self, reference: InputRef) -> bytes:
+        try:
+            return self._store.get(reference.key)
+        except ObjectMissing as error:
+            raise JobFailure("the input image is no longer in the store", code="input_missing") from error
+
+    def _refuse(self, job: ClaimedJob) -> None:
+        """An older attempt of this job has not left yet; its lease was lost, so the job goes back untouched."""
+        try:
+            with self._database.write() as connection:
+                claims.hand_back(connection, job.id, job.fence, TryAgain(delay_seconds=1.0, refund=True))
+        except DarkroomError as error:
+            _log.warning("job.not_refused", detail=error.detail)

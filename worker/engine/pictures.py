@@ -1,0 +1,28 @@
+"""From pixels on the device to pictures, and the test that they are pictures at all."""
+
+from typing import TYPE_CHECKING
+
+from PIL.Image import Image
+
+if TYPE_CHECKING:
+    import torch
+
+
+def finite_rows(tensor: "torch.Tensor") -> list[bool]:
+    """For each row of the first dimension, whether it is free of NaN and infinity."""
+    import torch
+
+    return [bool(whole) for whole in torch.isfinite(tensor).flatten(1).all(dim=1).tolist()]
+
+
+def to_pictures(pixels: "torch.Tensor") -> list[Image]:
+    """RGB pictures of (frames, 3, height, width) between -1 and 1, rounded as diffusers rounds its own."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    pictures: list[Image] = VaeImageProcessor().postprocess(pixels, output_type="pil")
+    return pictures
+
+
+def is_black(picture: Image) -> bool:
+    """True when every channel of every pixel is 0, which is how diffusers shows a failed decode."""
+    return picture.getbbox() is None

@@ -1,0 +1,183 @@
+"""The pipeline engine: one tick is one diffusers call over what joined. Every family runs on it; it is the oracle."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from time import perf_counter
+
+from common.domain.errors import JobFailure
+from common.domain.job import ClaimedJob
+from worker.engine.departures import Departures
+from worker.engine.diffusers_call import DiffusersCall, Outcome
+from worker.engine.frames import prepare_frames
+from worker.engine.port import (
+    Admission,
+    DeviceLost,
+    Emit,
+    Event,
+    Failed,
+    Finished,
+    Left,
+    Load,
+    Prepared,
+    Stepped,
+)
+from worker.failures import is_device_lost, is_out_of_memory
+from worker.memory import release_memory
+from worker.pipelines.family import Family, Parts
+
+NAME = "pipeline"
+
+
+class PipelineEngine:
+    """Runs frames of one loaded model, up to `max_frames` in one call; implements `worker.engine.port.Engine`."""
+
+    def __init__(self, family: Family, parts: Parts, *, max_frames: int) -> None:
+        self._call: DiffusersCall | None = DiffusersCall(family, parts)
+        self._max_frames = max_frames
+        self._joined: list[Prepared] = []
+        self._departures = Departures()
+
+    def prepare(self, job: ClaimedJob, inputs: Mapping[str, bytes]) -> Sequence[Prepared]:
+        """As `prepare_frames`, which needs no engine."""
+        return prepare_frames(job, inputs)
+
+    def offer(self, frame: Prepared) -> Admission:
+        """An empty engine takes any frame; then only those that can share its call, up to `max_frames`."""
+        if not self._joined:
+            return Admission(True)
+        if frame.call_key != self._joined[0].call_key:
+            return Admission(False, "other parameters")
+        if len(self._joined) >= self._max_frames:
+            return Admission(False, "full")
+        return Admission(True)
+
+    def join(self, frame: Prepared) -> None:
+        """Take the frame into the next call."""
+        self._departures.arrive(frame)
+        self._joined.append(frame)
+
+    def tick(self, emit: Emit) -> None:
+        """Run all that joined to its end. Frames of a deterministic job run one per call, one after the other.
+
+        Raises `DeviceLost`; the frames that have not been reported then are lost with the process.
+        """
+        frames, self._joined = self._joined, []
+        for group in _calls(frames):
+            self._run(group, emit)
+        self._departures.keep_only([])
+
+    def cancel(self, job_id: str) -> None:
+        """The job's frames leave at the next step, or, in company, when the call is done."""
+        self._departures.cancel(job_id)
+
+    def park(self) -> None:
+        """The call ends at its next step, and its frames leave."""
+        self._departures.park()
+
+    def load(self) -> Load:
+        """How many frames wait for the next call."""
+        return Load(len(self._joined), self._max_frames)
+
+    def close(self) -> None:
+        """Let go of the model's parts."""
+        self._call = None
+
+    def _run(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool = False) -> None:
+        staying = self._dismiss(frames, emit)
+        if not staying:
+            return
+        started = perf_counter()
+        outcome = self._attempt(staying, emit, is_saving=is_saving)
+        if isinstance(outcome, Exception):
+            self._recover(staying, outcome, emit, is_saving=is_saving)
+            return
+        facts = {"engine": NAME, "frames": len(staying), "run_ms": round((perf_counter() - started) * 1000)}
+        for frame, one in zip(staying, outcome, strict=True):
+            emit(self._ending(frame, one, facts))
+
+    def _dismiss(self, frames: Sequence[Prepared], emit: Emit) -> list[Prepared]:
+        leaving = {frame.ref: self._departures.of(frame.ref) for frame in frames}
+        for left in filter(None, leaving.values()):
+            emit(left)
+        return [frame for frame in frames if leaving[frame.ref] is None]
+
+    def _attempt(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> list[Outcome] | Exception:
+        """The outcomes, or the error without its traceback, whose frames would keep the call's tensors alive."""
+        if self._call is None:
+            raise RuntimeError("the engine is closed")
+        try:
+            with self._call.saving_memory() if is_saving else nullcontext():
+                return self._call.run(frames, self._on_step(frames, emit))
+        except Exception as error:
+            return _without_frames(error)
+
+    def _on_step(self, frames: Sequence[Prepared], emit: Emit) -> "_Stepper":
+        return _Stepper(frames, emit, self._departures)
+
+    def _recover(self, frames: Sequence[Prepared], error: Exception, emit: Emit, *, is_saving: bool) -> None:
+        if is_device_lost(error):
+            raise DeviceLost(str(error)) from error
+        if is_out_of_memory(error):
+            self._recover_memory(frames, emit, is_saving=is_saving)
+        elif isinstance(error, _AllLeft):
+            self._dismiss(frames, emit)
+        elif len(frames) == 1:
+            emit(Failed(frames[0].ref, error))
+        else:
+            self._run_parts(frames, 1, emit)
+
+    def _recover_memory(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> None:
+        """Half of the frames at a time, then one with the saving decoder, then no more."""
+        release_memory()
+        if len(frames) > 1:
+            self._run_parts(frames, (len(frames) + 1) // 2, emit)
+        elif not is_saving:
+            self._run(frames, emit, is_saving=True)
+        else:
+            detail = "the device has too little memory for this size, also for one image alone"
+            emit(Failed(frames[0].ref, JobFailure(detail, code="out_of_memory")))
+
+    def _run_parts(self, frames: Sequence[Prepared], size: int, emit: Emit) -> None:
+        for start in range(0, len(frames), size):
+            self._run(frames[start : start + size], emit)
+
+    def _ending(self, frame: Prepared, outcome: Outcome, facts: Mapping[str, object]) -> Event:
+        """A finished frame is kept when parking came too late for it, and dropped when its job was cancelled."""
+        if self._departures.is_cancelled(frame.ref):
+            return Left(frame.ref, parked=False)
+        if isinstance(outcome, JobFailure):
+            return Failed(frame.ref, outcome)
+        return Finished(frame.ref, outcome, facts)
+
+
+class _AllLeft(Exception):
+    """Nobody is left to run for; raised inside the diffusers call to end it."""
+
+
+class _Stepper:
+    """Reports each step for each frame, and ends the call once everyone wants to leave."""
+
+    def __init__(self, frames: Sequence[Prepared], emit: Emit, departures: Departures) -> None:
+        self._frames, self._emit, self._departures = frames, emit, departures
+
+    def __call__(self, done: int, total: int) -> None:
+        for frame in self._frames:
+            self._emit(Stepped(frame.ref, _scaled(done, total, frame.steps), frame.steps))
+        if done < total and self._departures.are_all(self._frames):
+            raise _AllLeft
+
+
+def _scaled(done: int, total: int, steps: int) -> int:
+    """Some schedulers call the model more often than they are asked to step (PNDM once, Heun twice per step)."""
+    return -(-done * steps // total)
+
+
+def _calls(frames: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+    if frames and frames[0].job.params.deterministic:
+        return [[frame] for frame in frames]
+    return [frames] if frames else []
+
+
+def _without_frames(error: Exception) -> Exception:
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,140 @@
+"""The device thread: admit what is ready, tick, report. No database, no network, no encoder."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from common.domain.catalogue import Catalogue
+from common.domain.errors import JobFailure
+from worker.engine.port import DeviceLost, Engine, Event, Failed, FrameRef, Left, Prepared, Stepped
+from worker.pace import Pace
+from worker.residency import Residency
+from worker.roster import Roster
+from worker.sink import Joined, Sink
+
+_IDLE_SECONDS = 0.5
+
+_log = structlog.get_logger()
+
+
+class Executor:
+    """Runs one engine at a time over the frames of the roster."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        residency: Residency,
+        roster: Roster,
+        pace: Pace,
+        sink: Sink,
+        wake_claimer: Callable[[], None],
+    ) -> None:
+        self._catalogue = catalogue
+        self._residency = residency
+        self._roster = roster
+        self._pace = pace
+        self._sink = sink
+        self._wake_claimer = wake_claimer
+        self._joined: list[Prepared] = []
+        self._done: dict[FrameRef, int] = {}
+        self._engine: Engine | None = None
+        self._stop = threading.Event()
+        self._park = threading.Event()
+
+    def run(self) -> None:
+        """Tick until stopped and empty. Raises `DeviceLost` when only a new process helps."""
+        while not (self._stop.is_set() and not self._joined and self._roster.peek_ready() is None):
+            if self._admit():
+                self._tick()
+                self._wake_claimer()
+            else:
+                self._roster.work.wait(_IDLE_SECONDS)
+                self._roster.work.clear()
+
+    def stop(self) -> None:
+        """End when what has joined is done."""
+        self._stop.set()
+        self._roster.work.set()
+
+    def park(self) -> None:
+        """What runs leaves at the next step. Any thread."""
+        self._park.set()
+        if engine := self._engine:
+            engine.park()
+
+    def cancel(self, job_id: str) -> None:
+        """The job's frames leave at the next step. Any thread."""
+        if engine := self._engine:
+            engine.cancel(job_id)
+
+    def _admit(self) -> int:
+        """Join ready frames as long as the engine takes them. Returns how many frames are in."""
+        while (frame := self._roster.peek_ready()) is not None:
+            if self._is_unwanted(frame.ref):
+                self._sink.put(Left(self._roster.pop_ready().ref, parked=self._park.is_set()))
+            elif not self._join(frame):
+                break
+        return len(self._joined)
+
+    def _is_unwanted(self, ref: FrameRef) -> bool:
+        held = self._roster.get(ref)
+        return held is None or held.is_unwanted or self._park.is_set()
+
+    def _join(self, frame: Prepared) -> bool:
+        try:
+            engine = self._engine_of(frame)
+            if engine is None or not engine.offer(frame).ok:
+                return False
+            self._joined.append(self._roster.pop_ready())
+            self._sink.put(Joined(frame.ref))
+            engine.join(frame)
+        except DeviceLost:
+            raise
+        except Exception as error:  # the edge of one frame: it fails, its neighbours go on
+            self._drop(frame, error)
+        return True
+
+    def _drop(self, frame: Prepared, error: Exception) -> None:
+        if frame in self._joined:
+            self._joined.remove(frame)
+        elif self._roster.peek_ready() is frame:
+            self._roster.pop_ready()
+        self._sink.put(Failed(frame.ref, error))
+
+    def _engine_of(self, frame: Prepared) -> Engine | None:
+        """The engine of the frame's model; None while another model's frames are in."""
+        card = self._catalogue.get(frame.job.params.model)
+        if card is None:
+            raise JobFailure("the model left the catalogue", code="model_unavailable")
+        if self._joined and self._joined[0].job.params.model != card.id:
+            return None
+        self._engine = self._residency.engine_for(card)
+        return self._engine
+
+    def _tick(self) -> None:
+        engine, frames = self._engine, self._joined
+        if engine is None:
+            return
+        self._pace.observe(self._remaining())
+        try:
+            engine.tick(self._emit)
+        except DeviceLost as error:
+            for frame in frames:
+                self._sink.put(Failed(frame.ref, error))
+            raise
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self._done[event.ref] = event.step
+            self._roster.step(event.ref, event.step)
+        else:
+            self._joined = [frame for frame in self._joined if frame.ref != event.ref]
+            self._done.pop(event.ref, None)
+            self._sink.put(event)
+        self._pace.observe(self._remaining())
+
+    def _remaining(self) -> int:
+        """Steps until the last frame is done, at least one while any is in."""
+        return max((max(1, frame.steps - self._done.get(frame.ref, 0)) for frame in self._joined), default=0)

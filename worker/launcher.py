@@ -1,0 +1,27 @@
+"""`darkroom worker`: one process per device, pinned before Python starts, replaced when it dies."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from common.settings import Settings, child_environment
+from common.supervisor import Child, Supervisor
+from worker.pinning import list_device_specs, pin_environment
+
+
+def run(settings: Settings, devices: Sequence[str]) -> int:
+    """Supervise a worker per device until SIGTERM. Returns the exit status; 0 after a clean drain."""
+    children = [worker_child(settings, device, index) for index, device in enumerate(devices)]
+    return Supervisor(children, grace_seconds=settings.drain_seconds).run()
+
+
+def all_devices() -> list[str]:
+    """The devices of this machine, one worker each."""
+    return list_device_specs(os.environ)
+
+
+def worker_child(settings: Settings, device: str, index: int) -> Child:
+    """How to start the worker of one device."""
+    argv = [sys.executable, "-m", "worker.main", "--device", device]
+    environment = child_environment(settings, **pin_environment(device, os.environ))
+    return Child(f"worker-{index}", argv, environment)

@@ -1,0 +1,26 @@
+"""Third-party chatter that no operator can act on, silenced in one place."""
+
+import logging
+import warnings
+
+_WARNINGS = (
+    # Old checkpoints' scheduler files are patched by the pipeline itself, which then tells so at every start.
+    (FutureWarning, r".*(steps_offset|clip_sample|sample_size).*"),
+    # transformers falls back to Pillow where torchvision is not installed, which is what we want.
+    (UserWarning, r".*requires torchvision.*"),
+)
+
+
+def quiet_libraries() -> None:
+    """Progress bars and known warnings of torch's friends are off from here on; errors still show."""
+    import diffusers
+    import transformers
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    disable_progress_bars()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for category, message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)

@@ -1,0 +1,129 @@
+"""What this process holds: the one place where the four threads of a worker meet. Every method is thread-safe."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.domain.job import ClaimedJob, Progress, StoredImage
+from worker.engine.port import FrameRef, Prepared
+
+
+@dataclass(slots=True)
+class HeldJob:
+    """One claimed job and how far its frames are. Changed under the roster's lock only."""
+
+    job: ClaimedJob
+    open_frames: set[int] = field(default_factory=set)
+    results: dict[int, StoredImage] = field(default_factory=dict)
+    steps_done: dict[int, int] = field(default_factory=dict)
+    steps: int = 0
+    stage: str = "preparing"
+    failure: Exception | None = None
+    is_parked: bool = False
+    is_cancel_wished: bool = False
+    is_late: bool = False
+    is_lost: bool = False
+    has_joined: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """True when further work on it is wasted."""
+        return self.is_lost or self.is_cancel_wished or self.is_late or self.failure is not None
+
+
+class Roster:
+    """The jobs of this worker, and the frames that are ready for the device, in the order of their claims."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[tuple[str, int], HeldJob] = {}
+        self._ready: deque[Prepared] = deque()
+        self.work = threading.Event()
+
+    def add(self, job: ClaimedJob) -> bool:
+        """Hold a claimed job. False if an older attempt of it is still here, which must leave first."""
+        with self._lock:
+            if any(job_id == job.id for job_id, _ in self._jobs):
+                return False
+            self._jobs[job.id, job.fence] = HeldJob(job)
+            return True
+
+    def get(self, ref: FrameRef) -> HeldJob | None:
+        """The job of a frame, if it is still held."""
+        with self._lock:
+            return self._jobs.get((ref.job_id, ref.fence))
+
+    def remove(self, job: ClaimedJob) -> None:
+        """Let go of a job that is concluded."""
+        with self._lock:
+            self._jobs.pop((job.id, job.fence), None)
+
+    def held(self) -> list[HeldJob]:
+        """Every job held now."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def is_empty(self) -> bool:
+        """True when this process holds nothing."""
+        with self._lock:
+            return not self._jobs
+
+    def has_solo(self) -> bool:
+        """True when a job is held that must run by itself."""
+        with self._lock:
+            return any(held.job.solo for held in self._jobs.values())
+
+    def make_ready(self, frames: Sequence[Prepared]) -> None:
+        """All frames of one job may join."""
+        with self._lock:
+            held = self._jobs.get((frames[0].ref.job_id, frames[0].ref.fence))
+            if held is None:
+                return
+            held.open_frames = {frame.ref.index for frame in frames}
+            held.steps = sum(frame.steps for frame in frames)
+            self._ready.extend(frames)
+        self.work.set()
+
+    def peek_ready(self) -> Prepared | None:
+        """The next frame that may join."""
+        with self._lock:
+            return self._ready[0] if self._ready else None
+
+    def pop_ready(self) -> Prepared:
+        """Take the next frame."""
+        with self._lock:
+            return self._ready.popleft()
+
+    def ready_count(self) -> int:
+        """Frames that wait for the device."""
+        with self._lock:
+            return len(self._ready)
+
+    def take_unjoined(self, job_id: str | None = None) -> list[FrameRef]:
+        """Take away the ready frames of a job (or all) that no frame of has joined."""
+        with self._lock:
+            taken = [f for f in self._ready if job_id in {None, f.ref.job_id} and not self._joined(f.ref)]
+            self._ready = deque(frame for frame in self._ready if frame not in taken)
+            return [frame.ref for frame in taken]
+
+    def step(self, ref: FrameRef, step: int) -> None:
+        """A frame has done `step` steps; never goes back."""
+        with self._lock:
+            if held := self._jobs.get((ref.job_id, ref.fence)):
+                held.stage = "denoising"
+                held.steps_done[ref.index] = max(step, held.steps_done.get(ref.index, 0))
+
+    def progress(self) -> list[tuple[ClaimedJob, Progress]]:
+        """A snapshot of how far every job that joined is."""
+        with self._lock:
+            return [
+                (held.job, Progress(held.stage, sum(held.steps_done.values()), held.steps))
+                for held in self._jobs.values()
+                if held.has_joined
+            ]
+
+    def _joined(self, ref: FrameRef) -> bool:
+        held = self._jobs.get((ref.job_id, ref.fence))
+        return held is not None and held.has_joined

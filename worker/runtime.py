@@ -1,0 +1,176 @@
+"""One worker process: four threads with one duty each, started together and drained in order."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from common.catalogue_file import load_catalogue
+from common.db import workers
+from common.db.engine import Database
+from common.db.workers import WorkerCard
+from common.domain.errors import Unavailable
+from common.ids import new_id
+from common.settings import Settings
+from common.storage.open import open_store
+from worker.claimer import Claimer
+from worker.engine.building import EngineBuilder
+from worker.engine.frames import prepare_frames
+from worker.engine.port import Left
+from worker.executor import Executor
+from worker.heartbeat import Heartbeat
+from worker.pace import Pace
+from worker.residency import Residency
+from worker.results import ResultWriter
+from worker.roster import HeldJob, Roster
+from worker.sink import Sink
+
+_JOIN_SECONDS = 10.0
+
+_log = structlog.get_logger()
+
+
+class Runtime:
+    """Builds the parts of a worker, runs them on threads, and drains them.
+
+    `on_death` is called when a thread ends by an exception: the process has to end then, and a new one starts.
+    """
+
+    def __init__(
+        self, settings: Settings, *, device: str, build_engine: EngineBuilder, on_death: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._on_death = on_death
+        self._database = Database(settings.database, pool_size=4)
+        self._store = open_store(settings.store, settings.store_public_url)
+        self._roster = Roster()
+        self._pace = Pace(time.monotonic)
+        self.card = WorkerCard(new_id("wrk"), settings.pool, socket.gethostname(), os.getpid(), device)
+        self._residency = Residency(build_engine)
+        self._sink = Sink(
+            database=self._database,
+            results=ResultWriter(self._store),
+            roster=self._roster,
+            device=device,
+            cancel=lambda job_id: self._executor.cancel(job_id),
+        )
+        self._claimer = Claimer(
+            settings=settings,
+            worker_id=self.card.id,
+            database=self._database,
+            store=self._store,
+            roster=self._roster,
+            pace=self._pace,
+            prepare=prepare_frames,
+            on_failure=self._sink.fail_unprepared,
+        )
+        self._executor = Executor(
+            catalogue=load_catalogue(settings),
+            residency=self._residency,
+            roster=self._roster,
+            pace=self._pace,
+            sink=self._sink,
+            wake_claimer=self._claimer.wake,
+        )
+        self._heartbeat = Heartbeat(
+            settings=settings,
+            card=self.card,
+            database=self._database,
+            roster=self._roster,
+            cancel=self._cancel,
+            resident=self._residency.resident,
+        )
+        self._threads = {
+            name: threading.Thread(target=self._guarded, args=(name, run), name=name, daemon=True)
+            for name, run in {
+                "sink": self._sink.run,
+                "device": self._executor.run,
+                "heartbeat": self._heartbeat.run,
+                "claimer": self._claimer.run,
+            }.items()
+        }
+        self._draining = threading.Event()
+        self.drained = threading.Event()
+
+    def start(self) -> None:
+        """Register and begin to work. Raises `Unavailable` when the database is away."""
+        with self._database.write() as connection:
+            workers.register(connection, self.card)
+        for thread in self._threads.values():
+            thread.start()
+        _log.info("worker.started", worker=self.card.id, device=self.card.device, pool=self.card.pool)
+
+    def ring(self) -> None:
+        """A doorbell: look for work now."""
+        self._claimer.wake()
+
+    def drain(self) -> None:
+        """Stop claiming, finish what fits the grace, release the rest with its try given back, then leave.
+
+        Returns at once when a drain is under way already.
+        """
+        if self._draining.is_set():
+            return
+        self._draining.set()
+        began = time.monotonic()
+        _log.info("worker.draining", grace_seconds=self._settings.drain_seconds)
+        self._heartbeat.is_draining = True
+        self._claimer.stop()
+        self._threads["claimer"].join(_JOIN_SECONDS)
+        self._release_unjoined()
+        self._executor.stop()
+        self._finish_within(began + self._settings.drain_seconds)
+        self._close()
+        _log.info("worker.drained", seconds=round(time.monotonic() - began, 1))
+        self.drained.set()
+
+    def _finish_within(self, ends_at: float) -> None:
+        device = self._threads["device"]
+        while device.is_alive() and self._fits(ends_at):
+            device.join(0.2)
+        if device.is_alive():
+            self._executor.park()
+            device.join(max(_JOIN_SECONDS, ends_at - time.monotonic()))
+
+    def _fits(self, ends_at: float) -> bool:
+        """Whether what runs can still be finished within the grace."""
+        left = self._pace.seconds_left()
+        return time.monotonic() + (left or 0.0) < ends_at
+
+    def _release_unjoined(self) -> None:
+        for ref in self._roster.take_unjoined():
+            self._sink.put(Left(ref, parked=True))
+
+    def _close(self) -> None:
+        self._sink.close()
+        self._threads["sink"].join(_JOIN_SECONDS)
+        if self._threads["sink"].is_alive():
+            self._sink.abandon()
+            self._threads["sink"].join(_JOIN_SECONDS)
+        self._heartbeat.stop()
+        self._threads["heartbeat"].join(_JOIN_SECONDS)
+        try:
+            with self._database.write() as connection:
+                workers.leave(connection, self.card.id)
+        except Unavailable as error:
+            _log.warning("worker.not_signed_off", detail=error.detail)
+        self._database.close()
+
+    def _cancel(self, held: HeldJob) -> None:
+        """Its unjoined frames leave now, the others at the next step."""
+        self._executor.cancel(held.job.id)
+        for ref in self._roster.take_unjoined(held.job.id):
+            self._sink.put(Left(ref, parked=False))
+
+    def _guarded(self, name: str, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:
+            _log.error("worker.thread_died", thread=name, exc_info=error)
+            if name == "device":
+                self._sink.close()
+                self._threads["sink"].join(_JOIN_SECONDS)
+            self._on_death()
