@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -13,7 +14,7 @@ from common.db.engine import Database
 from common.db.migrate import migrate
 from common.db.tables import metadata
 
-# pytest_plugins = ["tests.services.fixtures"]
+pytest_plugins = ["tests.services.fixtures"]
 
 POSTGRES = os.environ.get("DARKROOM_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 REDIS = os.environ.get("DARKROOM_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
@@ -44,6 +45,19 @@ def postgres_url() -> Iterator[str]:
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """A Redis database for tests, emptied once."""
+    client = redis.Redis.from_url(REDIS)
+    try:
+        client.flushdb()
+    except redis.ConnectionError as error:
+        missing("Redis", error)
+    finally:
+        client.close()
+    return REDIS
 
 
 @pytest.fixture

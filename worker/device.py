@@ -1,11 +1,8 @@
 """The device of this process, and the number format that follows from it."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-
-from worker.pinning import is_pinned
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +30,15 @@ class Device:
         return variant if self.is_half else None
 
 
-def pick_device(spec: str, environment: Mapping[str, str] = os.environ) -> Device:
+def pick_device(spec: str, *, is_pinned: bool = False) -> Device:
     """The device of a spec: `cpu`, `mps`, `cuda`, `cuda:3`, or `auto` for the first there is of cuda, mps, cpu.
 
-    Raises ValueError saying what is missing. `environment` tells whether the launcher pinned this process: a pinned
-    `cuda:3` is the only device that torch sees, its `cuda:0`.
+    Raises ValueError saying what is missing. `is_pinned`: the launcher gave this process that device alone, so
+    that a pinned `cuda:3` is the only device that torch sees, its `cuda:0`.
     """
     kind, _, index = _settle(spec).partition(":")
     if kind == "cuda":
-        return _cuda(int(index or 0), is_pinned=is_pinned(spec, environment))
+        return _cuda(int(index or 0), is_pinned=is_pinned)
     return _mps() if kind == "mps" else _cpu()
 
 

@@ -90,6 +90,8 @@ class Executor:
             self._joined.append(self._roster.pop_ready())
             self._sink.put(Joined(frame.ref))
             engine.join(frame)
+            if self._is_unwanted(frame.ref):  # a wish that came between the look and the join
+                engine.cancel(frame.ref.job_id)
         except DeviceLost:
             raise
         except Exception as error:  # the edge of one frame: it fails, its neighbours go on

@@ -9,7 +9,6 @@ from common.domain.errors import JobFailure, Unavailable
 from common.domain.retry import FailureClass
 from common.images.untrusted import ImageRejected
 from common.storage.port import ObjectMissing, StoreUnavailable
-from worker.engine.port import DeviceLost
 
 
 class Verdict(NamedTuple):
@@ -36,11 +35,11 @@ def is_device_lost(error: BaseException) -> bool:
     """True when every later call on the device would fail too, until a new process starts."""
     if is_out_of_memory(error):
         return False
-    return isinstance(error, DeviceLost) or _is_named("AcceleratorError")(error) or _says(_STICKY_WORDS)(error)
+    return _is_named("DeviceLost", "AcceleratorError")(error) or _says(_STICKY_WORDS)(error)
 
 
-def _is_named(name: str) -> Callable[[BaseException], bool]:
-    return lambda error: any(kind.__name__ == name for kind in type(error).__mro__)
+def _is_named(*names: str) -> Callable[[BaseException], bool]:
+    return lambda error: any(kind.__name__ in names for kind in type(error).__mro__)
 
 
 def _is_a(*kinds: type[BaseException]) -> Callable[[BaseException], bool]:

@@ -31,9 +31,18 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(device=arguments.device, pool=arguments.pool)
     configure_logging(settings, "worker")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     runtime = _build(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _come_again)
     runtime.start()
     sys.exit(_consume_doorbells(settings, runtime) if settings.doorbells else _wait(runtime))
+
+
+def _come_again(*_: object) -> None:
+    """A signal that arrives while jobs are held and nobody listens yet: it is sent again until Celery does."""
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def _build(settings: Settings) -> Runtime:
@@ -57,7 +66,7 @@ def _open_device(settings: Settings) -> Device | None:
         return None
     quiet_libraries()
     use_threads(settings.torch_threads)
-    return pick_device(settings.device)
+    return pick_device(settings.device, is_pinned=settings.pinned_device == settings.device)
 
 
 def _consume_doorbells(settings: Settings, runtime: Runtime) -> int:

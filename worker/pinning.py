@@ -43,11 +43,6 @@ def pin_environment(spec: str, environment: Mapping[str, str] = _NO_ENVIRONMENT)
     return pinned
 
 
-def is_pinned(spec: str, environment: Mapping[str, str]) -> bool:
-    """True in a process that was started with `pin_environment(spec)`."""
-    return environment.get(PINNED) == spec
-
-
 def count_gpus(listing: str) -> int:
     """How many GPUs `nvidia-smi -L` lists; the MIG slices below a GPU do not count."""
     return len(_GPU_LINE.findall(listing))

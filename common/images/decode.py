@@ -14,6 +14,7 @@ from common.images.untrusted import (
     ImageLimits,
     ImageRejected,
     SourceFormat,
+    allowed_dimensions,
     check_dimensions,
     check_size_in_bytes,
     sniff_format,
@@ -49,7 +50,8 @@ def decode_untrusted(data: bytes, *, limits: ImageLimits) -> DecodedImage:
     except ImageRejected:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels(limits) from error
+        detail = f"The image has too many pixels; {allowed_dimensions(limits)}"
+        raise ImageRejected("image_too_large", detail) from error
     except MemoryError as error:
         raise _unreadable(source_format, "needs too much memory to decode") from error
     except Exception as error:  # The edge: hostile bytes may raise anything in any codec.
@@ -111,10 +113,4 @@ def _unreadable(source_format: SourceFormat, what: str) -> ImageRejected:
     return ImageRejected(
         "image_unreadable",
         f"The {source_format} file {what}; a complete PNG, JPEG or WebP file with one frame is allowed.",
-    )
-
-
-def _too_many_pixels(limits: ImageLimits) -> ImageRejected:
-    return ImageRejected(
-        "image_too_large", f"The image has too many pixels; at most {limits.max_pixels} pixels are allowed."
     )

@@ -94,6 +94,12 @@ class ImageDecoder:
         for slot in started:
             slot.result()
 
+    def process_ids(self) -> tuple[int, ...]:
+        """The processes of the children that are ready and have no image in their hands, in ascending order."""
+        with self._slots.mutex:
+            slots = [slot for slot in self._slots.queue if slot is not None and slot.done()]
+        return tuple(sorted(slot.result().process_id for slot in slots if slot.exception() is None))
+
     def close(self) -> None:
         """Wait for the images in work, then end the children. May be called again; `decode` then refuses."""
         self._is_closed = True
@@ -165,6 +171,11 @@ class _Child:
         except (EOFError, OSError, ValueError) as error:
             self.stop()
             raise DecoderUnavailable("the image decoding process did not start; see its standard error") from error
+
+    @property
+    def process_id(self) -> int:
+        """The number of the process."""
+        return self._process.pid
 
     def is_alive(self) -> bool:
         """False when the process has ended by itself, for instance under the kernel's memory pressure."""

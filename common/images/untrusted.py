@@ -54,14 +54,20 @@ def check_size_in_bytes(size_bytes: int, limits: ImageLimits) -> None:
 
 def check_dimensions(width: int, height: int, limits: ImageLimits) -> None:
     """Raise `ImageRejected` when a picture of `width` x `height` pixels is outside the limits."""
-    allowed = (
+    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
+        raise ImageRejected("image_too_large", f"The image is {width}x{height} pixels; {allowed_dimensions(limits)}")
+    if min(width, height) < limits.min_side:
+        raise ImageRejected(
+            "image_unreadable", f"The image is only {width}x{height} pixels; {allowed_dimensions(limits)}"
+        )
+
+
+def allowed_dimensions(limits: ImageLimits) -> str:
+    """The second half of a sentence about a picture's size."""
+    return (
         f"sides from {limits.min_side} to {limits.max_side} pixels and at most {limits.max_pixels} pixels "
         "in all are allowed."
     )
-    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
-        raise ImageRejected("image_too_large", f"The image is {width}x{height} pixels; {allowed}")
-    if min(width, height) < limits.min_side:
-        raise ImageRejected("image_unreadable", f"The image is only {width}x{height} pixels; {allowed}")
 
 
 def sniff_format(data: bytes) -> SourceFormat:

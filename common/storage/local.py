@@ -16,6 +16,7 @@ from common.storage.port import ObjectInfo, ObjectMissing, PresignedPut, StoreUn
 
 _PIECE_BYTES: Final = 1024 * 1024
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_FOLDER_TRIES: Final = 1000
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -132,13 +133,17 @@ def _write_beside(path: Path, source: BinaryIO) -> Path:
 
 
 def _create(path: Path) -> BinaryIO:
-    while True:
+    """Open the new file `path`, making its folders. A delete may prune them in between, hence the tries."""
+    for _ in range(_FOLDER_TRIES):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ValueError(f"{path.parent.name} is an object and cannot be a folder too") from error
-        with suppress(FileNotFoundError):  # A delete pruned the folder between the two calls.
             return path.open("xb")
+        except FileNotFoundError:
+            continue
+        except (FileExistsError, NotADirectoryError) as error:
+            if any(folder.is_file() for folder in path.parents):
+                raise ValueError(f"{path.parent.name} is an object and cannot be a folder too") from error
+    raise OSError(errno.EAGAIN, "its folder vanishes again and again")
 
 
 def _publish(temporary: Path, path: Path, *, if_absent: bool) -> None:

@@ -230,8 +230,8 @@ def answering(statuses: list[int]) -> Iterator[tuple[S3Store, list[str]]]:
             status = next(left)
             self.send_response(status)
             self.send_header("Content-Length", "100" if status == 206 else "0")
+            self.send_header("Connection", "close")
             self.end_headers()
-            self.close_connection = True
 
         def log_message(self, *_: object) -> None:
             pass

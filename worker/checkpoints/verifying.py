@@ -84,6 +84,13 @@ def _check_part(folder: Path, classes: tuple[str | None, str | None]) -> Iterato
     if not weights:
         yield f"{folder}: no safetensors weights"
     yield from filter(None, map(weight_problem, weights))
+    yield from _missing_shards(folder)
+
+
+def _missing_shards(folder: Path) -> Iterator[str]:
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        shards = (_read_json(index) or {}).get("weight_map", {}).values()
+        yield from (f"{folder / shard}: is missing" for shard in sorted(set(shards)) if not (folder / shard).is_file())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from time import perf_counter
 
+import structlog
+
+from common.domain.batching import step_key
 from common.domain.errors import JobFailure
 from common.domain.job import ClaimedJob
 from worker.engine.departures import Departures
@@ -27,6 +30,8 @@ from worker.pipelines.family import Family, Parts
 
 NAME = "pipeline"
 
+_log = structlog.get_logger()
+
 
 class PipelineEngine:
     """Runs frames of one loaded model, up to `max_frames` in one call; implements `worker.engine.port.Engine`."""
@@ -34,6 +39,7 @@ class PipelineEngine:
     def __init__(self, family: Family, parts: Parts, *, max_frames: int) -> None:
         self._call: DiffusersCall | None = DiffusersCall(family, parts)
         self._max_frames = max_frames
+        self._limits: dict[str, int] = {}
         self._joined: list[Prepared] = []
         self._departures = Departures()
 
@@ -42,12 +48,12 @@ class PipelineEngine:
         return prepare_frames(job, inputs)
 
     def offer(self, frame: Prepared) -> Admission:
-        """An empty engine takes any frame; then only those that can share its call, up to `max_frames`."""
+        """An empty engine takes any frame; then only those that can share its call, as many as fit."""
         if not self._joined:
             return Admission(True)
         if frame.call_key != self._joined[0].call_key:
             return Admission(False, "other parameters")
-        if len(self._joined) >= self._max_frames:
+        if len(self._joined) >= self._limits.get(step_key(frame.job.params), self._max_frames):
             return Admission(False, "full")
         return Admission(True)
 
@@ -102,14 +108,17 @@ class PipelineEngine:
         return [frame for frame in frames if leaving[frame.ref] is None]
 
     def _attempt(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> list[Outcome] | Exception:
-        """The outcomes, or the error without its traceback, whose frames would keep the call's tensors alive."""
+        """The outcomes, or the error: logged, and without its traceback, which would keep the call's tensors alive."""
         if self._call is None:
             raise RuntimeError("the engine is closed")
         try:
             with self._call.saving_memory() if is_saving else nullcontext():
                 return self._call.run(frames, self._on_step(frames, emit))
-        except Exception as error:
-            return _without_frames(error)
+        except _AllLeft as error:
+            return error
+        except Exception as error:  # the edge of one call; what becomes of its frames is decided in `_recover`
+            _log.warning("engine.call_failed", frames=len(frames), is_saving=is_saving, exc_info=error)
+            return _without_traceback(error)
 
     def _on_step(self, frames: Sequence[Prepared], emit: Emit) -> "_Stepper":
         return _Stepper(frames, emit, self._departures)
@@ -127,10 +136,12 @@ class PipelineEngine:
             self._run_parts(frames, 1, emit)
 
     def _recover_memory(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> None:
-        """Half of the frames at a time, then one with the saving decoder, then no more."""
+        """Half of the frames at a time, now and in later calls of this size; one with the saving decoder; no more."""
         release_memory()
         if len(frames) > 1:
-            self._run_parts(frames, (len(frames) + 1) // 2, emit)
+            half = (len(frames) + 1) // 2
+            self._limits[step_key(frames[0].job.params)] = half
+            self._run_parts(frames, half, emit)
         elif not is_saving:
             self._run(frames, emit, is_saving=True)
         else:
@@ -178,6 +189,6 @@ def _calls(frames: Sequence[Prepared]) -> list[Sequence[Prepared]]:
     return [frames] if frames else []
 
 
-def _without_frames(error: Exception) -> Exception:
+def _without_traceback(error: Exception) -> Exception:
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)

@@ -3,13 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from PIL.Image import Image
+
 from common.domain.catalogue import Task
-from worker.engine.port import Prepared
+from common.domain.job import ClaimedJob
 
 if TYPE_CHECKING:
     import torch
 
 Parts = Mapping[str, Any]
+
+
+class Frame(Protocol):
+    """What a family reads of a frame; `worker.engine.port.Prepared` has it. Families know nothing of engines."""
+
+    @property
+    def job(self) -> ClaimedJob:
+        """The job that the frame is of."""
+
+    @property
+    def seed(self) -> int:
+        """Where this frame's noise starts from."""
+
+    @property
+    def image(self) -> Image | None:
+        """RGB of the size that runs, or None for txt2img."""
 
 
 class Family(Protocol):
@@ -26,7 +44,7 @@ class Family(Protocol):
     def pipeline(self, parts: Parts, task: Task) -> Any:
         """A new pipeline object over the shared parts with a scheduler of its own, so that calls share no state."""
 
-    def arguments(self, frames: Sequence[Prepared]) -> dict[str, Any]:
+    def arguments(self, frames: Sequence[Frame]) -> dict[str, Any]:
         """The call arguments of frames with one `call_key`: the answer has one image per frame, in this order."""
 
     def autoencoder(self, parts: Parts) -> Any:

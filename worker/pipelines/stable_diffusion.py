@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.domain.catalogue import Task
-from worker.engine.port import Prepared
-from worker.pipelines.family import Parts
+from worker.pipelines.family import Frame, Parts
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +32,7 @@ def pipeline(parts: Parts, task: Task) -> Any:
     return made
 
 
-def arguments(frames: Sequence[Prepared]) -> dict[str, Any]:
+def arguments(frames: Sequence[Frame]) -> dict[str, Any]:
     """Flat lists, one entry per frame; what frames must share is read from the first.
 
     `num_images_per_prompt` stays 1: with several prompts diffusers pairs images and prompts wrongly otherwise.

@@ -1,0 +1,53 @@
+"""How full the queues are, over all tenants: totals only."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from common.db.tables import jobs, workers
+from common.db.types import after_now, now
+from common.domain.lifecycle import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """The queued jobs of one lane of one pool; `held` of them may not be claimed yet."""
+
+    pool: str
+    lane: str
+    queued: int
+    held: int
+    oldest_at: datetime
+    seen_at: datetime
+
+
+def lane_depths(connection: Connection) -> list[LaneDepth]:
+    """Every lane that has queued jobs, by pool and lane. `seen_at` is the database clock."""
+    query = (
+        select(
+            jobs.c.pool,
+            jobs.c.lane,
+            func.count().label("queued"),
+            func.count(jobs.c.held).label("held"),
+            func.min(jobs.c.created_at).label("oldest_at"),
+            now().label("seen_at"),
+        )
+        .where(jobs.c.state == JobState.QUEUED)
+        .group_by(jobs.c.pool, jobs.c.lane)
+        .order_by(jobs.c.pool, jobs.c.lane)
+    )
+    return [LaneDepth(*row) for row in connection.execute(query)]
+
+
+def count_running(connection: Connection) -> dict[str, int]:
+    """Running jobs by pool; a pool without any is left out."""
+    query = select(jobs.c.pool, func.count()).where(jobs.c.state == JobState.RUNNING).group_by(jobs.c.pool)
+    return {pool: count for pool, count in connection.execute(query)}
+
+
+def count_ready_workers(connection: Connection, fresh_seconds: float) -> dict[str, int]:
+    """Ready workers with a heartbeat in the last `fresh_seconds`, by pool; a pool without any is left out."""
+    fresh = (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
+    query = select(workers.c.pool, func.count()).where(fresh).group_by(workers.c.pool)
+    return {pool: count for pool, count in connection.execute(query)}

@@ -1,0 +1,91 @@
+"""Which models stay loaded."""
+
+import weakref
+from pathlib import Path
+
+import pytest
+
+from common.domain.catalogue import ModelCard
+from common.domain.errors import JobFailure
+from tests.tiny_models import card_of
+from worker.checkpoints import Shelf
+from worker.engine.building import EngineBuilder
+from worker.engine.stub_engine import StubEngine
+from worker.residency import Residency
+
+
+class Builder:
+    """Builds stub engines and remembers which were closed."""
+
+    def __init__(self) -> None:
+        self.built: list[str] = []
+        self.closed: list[str] = []
+
+    def __call__(self, card: ModelCard) -> StubEngine:
+        if card.id == "broken":
+            raise JobFailure("not there", code="model_unavailable")
+        self.built.append(card.id)
+        builder = self
+
+        class Engine(StubEngine):
+            def close(self) -> None:
+                builder.closed.append(card.id)
+
+        return Engine()
+
+
+def card(model_id: str, family: str = "stub") -> ModelCard:
+    return card_of(Path("nowhere"), id=model_id, family=family)
+
+
+def test_a_model_is_loaded_once() -> None:
+    builder = Builder()
+    residency = Residency(builder)
+    assert residency.engine_for(card("a")) is residency.engine_for(card("a"))
+    assert builder.built == ["a"]
+    assert residency.resident() == ("a",)
+
+
+def test_the_least_recently_used_model_makes_room_before_the_next_is_loaded() -> None:
+    builder = Builder()
+    residency = Residency(builder, capacity=2)
+    for model_id in ("a", "b", "a", "c"):
+        residency.engine_for(card(model_id))
+    assert builder.closed == ["b"]
+    assert residency.resident() == ("a", "c")
+
+
+def test_an_evicted_engine_is_not_kept_alive() -> None:
+    residency = Residency(Builder())
+    engine = weakref.ref(residency.engine_for(card("a")))
+    residency.engine_for(card("b"))
+    assert engine() is None
+
+
+def test_a_model_that_cannot_be_loaded_leaves_room_for_the_next() -> None:
+    residency = Residency(Builder())
+    with pytest.raises(JobFailure):
+        residency.engine_for(card("broken"))
+    residency.engine_for(card("a"))
+    assert residency.resident() == ("a",)
+
+
+def test_clearing_closes_all() -> None:
+    builder = Builder()
+    residency = Residency(builder, capacity=3)
+    for model_id in ("a", "b"):
+        residency.engine_for(card(model_id))
+    residency.clear()
+    assert (builder.closed, residency.resident()) == (["a", "b"], ())
+
+
+def test_room_for_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Residency(Builder(), capacity=0)
+
+
+def test_a_stub_card_needs_no_device_and_an_unknown_family_is_named() -> None:
+    builder = EngineBuilder(device=None, shelf=Shelf(), max_frames=3, stub_step_seconds=0.5)
+    assert builder(card("a")).load().max_frames == 3
+    with pytest.raises(ValueError, match="needs a device"):
+        builder(card("b", family="stable_diffusion"))
