@@ -1,0 +1,1 @@
+"""The HTTP surface: accepts jobs, answers about them, hands out results. Never touches a device."""

@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     @property
     def store(self) -> str:
         """The object store URL in use."""
-        return self.store_url or f"file://{self.data_dir.resolve() / 'store'}"
+        return self.store_url or (self.data_dir.resolve() / "store").as_uri()
 
     @property
     def is_loopback(self) -> bool:

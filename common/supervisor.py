@@ -72,6 +72,11 @@ class Supervisor:
         """The process ids of the children that live, by name."""
         return {role.child.name: role.process.pid for role in self._roles if role.process is not None}
 
+    @property
+    def is_draining(self) -> bool:
+        """True from the first stop signal on."""
+        return self._kill_at is not None
+
     def run(self, watch: Callable[[], object] = lambda: None) -> int:
         """Start every child and stay until all are gone; 0 after a clean drain, else 1. For the main thread only.
 
@@ -188,7 +193,7 @@ class _Role:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_tie_to_this_process(),
+                preexec_fn=tied_to_this_process(),
             )
 
     def bury(self) -> int | None:
@@ -203,7 +208,7 @@ class _Role:
     def kill(self) -> None:
         if self.process is None:
             return
-        for pid in (self.process.pid, *_descendants(self.process.pid)):
+        for pid in (self.process.pid, *list_descendants(self.process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -227,8 +232,8 @@ def _output(log_file: Path | None) -> Iterator[int | None]:
         yield file.fileno()
 
 
-def _tie_to_this_process() -> Callable[[], None] | None:
-    """For a new child, between fork and exec: SIGTERM when its parent dies, however that comes about (Linux only)."""
+def tied_to_this_process() -> Callable[[], None] | None:
+    """The `preexec_fn` of a child that gets SIGTERM when its parent dies, however that comes about (Linux only)."""
     if sys.platform != "linux":
         return None
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
@@ -241,7 +246,7 @@ def _tie_to_this_process() -> Callable[[], None] | None:
     return tie
 
 
-def _descendants(pid: int) -> list[int]:
+def list_descendants(pid: int) -> list[int]:
     """Every process below this one, as /proc shows it; none where there is no /proc."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

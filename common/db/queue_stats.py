@@ -42,12 +42,14 @@ def lane_depths(connection: Connection) -> list[LaneDepth]:
 
 def count_running(connection: Connection) -> dict[str, int]:
     """Running jobs by pool; a pool without any is left out."""
-    query = select(jobs.c.pool, func.count()).where(jobs.c.state == JobState.RUNNING).group_by(jobs.c.pool)
-    return {pool: count for pool, count in connection.execute(query)}
+    query = (
+        select(jobs.c.pool, func.count().label("jobs")).where(jobs.c.state == JobState.RUNNING).group_by(jobs.c.pool)
+    )
+    return {row.pool: row.jobs for row in connection.execute(query)}
 
 
 def count_ready_workers(connection: Connection, fresh_seconds: float) -> dict[str, int]:
     """Ready workers with a heartbeat in the last `fresh_seconds`, by pool; a pool without any is left out."""
     fresh = (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
-    query = select(workers.c.pool, func.count()).where(fresh).group_by(workers.c.pool)
-    return {pool: count for pool, count in connection.execute(query)}
+    query = select(workers.c.pool, func.count().label("processes")).where(fresh).group_by(workers.c.pool)
+    return {row.pool: row.processes for row in connection.execute(query)}

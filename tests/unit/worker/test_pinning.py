@@ -89,7 +89,7 @@ def test_a_card_follows_its_abilities_and_a_pinned_one_is_the_first(monkeypatch:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     assert pick_device("auto").dtype == torch.bfloat16
     with pytest.raises(ValueError, match="torch sees 1 CUDA devices"):
-        pick_device("cuda:3", {})
+        pick_device("cuda:3")
 
 
 def test_threads_are_half_of_the_cores_unless_said() -> None:

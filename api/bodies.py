@@ -1,0 +1,42 @@
+"""From the bytes of a request to its members and files, whether they came as JSON or as a multipart form."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from api.forms import read_form
+from api.json_text import parse_json
+from common.domain.errors import Refusal
+
+_ALLOWED: Final = "application/json or multipart/form-data"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The members of a request as JSON values, and its files by field name."""
+
+    members: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def fingerprint(self, method: str, path: str) -> str:
+        """Equal for equal requests: SHA-256 over method, path, canonical JSON and the SHA-256 of each file."""
+        canonical = json.dumps(self.members, sort_keys=True, separators=(",", ":"))
+        files = [(name, hashlib.sha256(data).hexdigest()) for name, data in sorted(self.files.items())]
+        return hashlib.sha256(repr((method, path, canonical, files)).encode()).hexdigest()
+
+
+async def read_body(request: Request) -> Body:
+    """The body of a request. Raises `Refusal`: wrong content type, malformed JSON or form, too large."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        data = await request.body()
+        return Body(await run_in_threadpool(parse_json, data))
+    if media_type == "multipart/form-data":
+        return Body(*await read_form(request))
+    detail = f"the content type must be {_ALLOWED}, not {media_type[:80] or 'missing'}"
+    raise Refusal(detail, code="unsupported_media_type")

@@ -1,0 +1,106 @@
+"""A multipart form to members and files: flat fields (`strength=0.6`, `output.format=jpeg`) or one `request` part."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from api.json_text import parse_json
+from api.validation import field_schema
+from common.domain.errors import Invalid, Problem, Refusal
+
+Form = tuple[dict[str, Any], dict[str, bytes]]
+
+FILE_FIELDS: Final = ("image",)
+_MAX_FILES, _MAX_FIELDS, _MAX_FIELD_BYTES = 4, 100, 1 << 20
+_NUMBER: Final = re.compile(r"[+-]?(\d{1,20}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,4})?")
+_WHOLE: Final = re.compile(r"[+-]?\d{1,20}")
+
+
+async def read_form(request: Request) -> Form:
+    """The members and files of a form. Raises `Refusal` (`invalid_multipart`) or `Invalid` naming the field."""
+    limits = {"max_files": _MAX_FILES, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
+    try:
+        async with request.form(**limits) as form:
+            return _members_of(form, await _read_files(form))
+    except HTTPException as error:
+        raise Refusal(f"the form cannot be read: {error.detail}", code="invalid_multipart") from None
+
+
+async def _read_files(form: FormData) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for name, part in form.multi_items():
+        if isinstance(part, UploadFile):
+            if name in files:
+                raise _given_twice(name)
+            files[name] = await part.read()
+    return files
+
+
+def _members_of(form: FormData, files: dict[str, bytes]) -> Form:
+    fields = [(name, part) for name, part in form.multi_items() if isinstance(part, str)]
+    request = [text.encode() for name, text in fields if name == "request"]
+    request += [files.pop("request")] if "request" in files else []
+    if not request:
+        return _check_files(_flat(fields), files)
+    if len(request) + len(fields) > 2 or len(request) > 1:
+        detail = "a form has either one `request` part and files, or flat fields and files"
+        raise Invalid([Problem("/request", "validation_error", detail)])
+    return _check_files(parse_json(request[0]), files)
+
+
+def _check_files(members: dict[str, Any], files: dict[str, bytes]) -> Form:
+    """A file of an unknown name becomes an unknown member, so that it is refused as one."""
+    for name in files:
+        if name in members:
+            raise _given_twice(name)
+    unknown = {name: None for name in files if name not in FILE_FIELDS}
+    return members | unknown, {name: data for name, data in files.items() if name in FILE_FIELDS}
+
+
+def _flat(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, text in fields:
+        _put(members, name, text)
+    return members
+
+
+def _put(members: dict[str, Any], name: str, text: str) -> None:
+    head, dot, tail = name.partition(".")
+    place, key = (members.setdefault(head, {}), tail) if dot else (members, name)
+    if not isinstance(place, dict):
+        raise _given_twice(head)
+    schema = field_schema([head, tail] if dot else [head])
+    if name in FILE_FIELDS:
+        raise Invalid([_not_a_file(name)])
+    if schema.get("type") == "array":
+        place.setdefault(key, []).append(text)
+    elif key in place:
+        raise _given_twice(name)
+    else:
+        place[key] = _value(text, schema.get("type"))
+
+
+def _value(text: str, kind: str | None) -> Any:
+    """The JSON value that the text of a field stands for; malformed text stays, and is refused by its field."""
+    if kind == "integer" and _WHOLE.fullmatch(text):
+        return int(text)
+    if kind == "number" and _NUMBER.fullmatch(text):
+        return float(text)
+    if kind == "boolean" and text in ("true", "false"):
+        return json.loads(text)
+    return text
+
+
+def _not_a_file(name: str) -> Problem:
+    detail = f"{name} must be a file part with a file name; with curl: -F {name}=@picture.png"
+    return Problem(f"/{name}", "validation_error", detail)
+
+
+def _given_twice(name: str) -> Invalid:
+    shown = name[:80]
+    return Invalid([Problem(f"/{shown.replace('.', '/')}", "validation_error", f"{shown} is given twice")])

@@ -1,0 +1,85 @@
+"""The API process: the app, and serving it. Importing this opens nothing and loads no model library."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import Event
+from typing import Final
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from api.auth import check_door
+from api.dependencies import Bell, Decoder
+from api.errors import install_error_handlers
+from api.metrics import Metrics
+from api.middleware import BodyLimit, Envelope
+from api.openapi import describe
+from api.parts import Parts, open_services
+from api.routes import catalogue as catalogue_routes
+from api.routes import images, jobs, operations
+from api.server import run_server
+from common.db.engine import Database
+from common.domain.catalogue import Catalogue
+from common.settings import Settings
+from common.storage.port import ObjectStore
+
+_READ_THREADS: Final = 16
+
+
+def create_app(
+    settings: Settings,
+    *,
+    database: Database | None = None,
+    store: ObjectStore | None = None,
+    doorbell: Bell | None = None,
+    decoder: Decoder | None = None,
+    catalogue: Catalogue | None = None,
+    draining: Event | None = None,
+) -> FastAPI:
+    """The app. What is not handed in is opened when it starts and closed when it ends.
+
+    `draining`, once set, turns the readiness probe. Raises ValueError for an address that is open without keys.
+    """
+    check_door(settings)
+    metrics = Metrics()
+    parts = Parts(database, store, doorbell, decoder, catalogue)
+    app = FastAPI(
+        title="Darkroom",
+        summary="An asynchronous job queue for diffusion image editing.",
+        version="0.1.0",
+        openapi_url="/openapi.json" if settings.docs else None,
+        docs_url="/docs" if settings.docs else None,
+        redoc_url=None,
+        lifespan=_lifespan(settings, parts, metrics, draining or Event()),
+    )
+    for router in (jobs.router, images.router, catalogue_routes.router, operations.router):
+        app.include_router(router)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Envelope, metrics=metrics)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with a message when the settings leave the door open."""
+    draining = Event()
+    try:
+        app = create_app(settings, draining=draining)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    if not run_server(app, settings, draining):
+        raise SystemExit(3)
+
+
+def _lifespan(
+    settings: Settings, parts: Parts, metrics: Metrics, draining: Event
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = _READ_THREADS
+        with open_services(settings, parts, metrics, draining) as services:
+            app.state.services = services
+            yield
+
+    return lifespan

@@ -1,0 +1,56 @@
+"""Models and queues: what there is, and how busy it is."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from api.auth import Reader
+from api.dependencies import ServicesDep, accepts_query
+from api.presenters import present_lane, present_model
+from api.routes.responses import PROBLEMS
+from api.schemas.job_request import JobRequest
+from api.schemas.system import ModelDetail, ModelList, QueueState
+from api.use_cases.look_at_queue import look_at_queue
+from common.domain.catalogue import ModelCard
+from common.domain.errors import NotFound
+
+router = APIRouter(prefix="/v1", tags=["system"], responses=PROBLEMS, dependencies=[accepts_query()])
+
+
+@router.get("/models", summary="List the models", responses={200: {"model": ModelList}})
+def models(services: ServicesDep, caller: Reader) -> Response:
+    """The closed list of models; the first is the default of a request that names none."""
+    return JSONResponse({"data": [present_model(card) for card in services.catalogue]})
+
+
+@router.get("/models/{model_id}", summary="Look at a model", responses={200: {"model": ModelDetail}})
+def model(services: ServicesDep, caller: Reader, model_id: str) -> Response:
+    """One model with the JSON Schema of its job request: ranges, and its own defaults."""
+    card = services.catalogue.get(model_id)
+    if card is None:
+        raise NotFound("there is no such model")
+    return JSONResponse(present_model(card) | {"parameters": parameter_schema(card)})
+
+
+@router.get("/queue", summary="Look at the queues", responses={200: {"model": QueueState}})
+def queue(services: ServicesDep, caller: Reader) -> Response:
+    """Depth and age by pool and lane, over all tenants."""
+    look = look_at_queue(services)
+    names = sorted({lane.pool for lane in look.lanes} | look.running.keys() | look.workers_ready.keys())
+    pools = [
+        {"pool": name, "running": look.running.get(name, 0), "workers_ready": look.workers_ready.get(name, 0)}
+        for name in names
+    ]
+    return JSONResponse({"lanes": [present_lane(lane) for lane in look.lanes], "pools": pools})
+
+
+def parameter_schema(card: ModelCard) -> dict[str, Any]:
+    """The JSON Schema of a job request for this model."""
+    schema = JobRequest.model_json_schema()
+    fields = schema["properties"]
+    for name in ("strength", "guidance_scale", "num_inference_steps"):
+        fields[name]["default"] = getattr(card.defaults, name)
+    fields["task"]["anyOf"] = [{"enum": sorted(card.tasks), "type": "string"}, {"type": "null"}]
+    fields["model"] = {"const": card.id, "default": card.id, "title": "Model"}
+    return schema

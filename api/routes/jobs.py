@@ -1,0 +1,139 @@
+"""Jobs: submit, look, list, cancel."""
+
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from api.auth import Reader, Writer
+from api.bodies import Body, read_body
+from api.dependencies import ServicesDep, accepts_query, base_url
+from api.presenters import job_etag, job_url, present_job
+from api.routes.responses import PROBLEMS, has_match, job_response, not_modified
+from api.schemas.job import DryRun, Job, JobPage
+from api.schemas.job_request import TaskName
+from api.use_cases.cancel_job import cancel_job
+from api.use_cases.idempotency import Idempotency, check_keys
+from api.use_cases.look_up import look_at_job, look_at_jobs
+from api.use_cases.plan_job import Plan
+from api.use_cases.submit_job import Submission, Submitted, preview_submit, submit_job
+from api.validation import parse_job_request
+from common.clock import utc_now
+from common.domain.errors import Invalid, Problem
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
+
+State = Literal["queued", "running", "succeeded", "failed", "canceled"]
+JobId = Annotated[str, Query(pattern=r"^job_[0-9a-f]{32}$", description="Jobs older than this one.")]
+ModelId = Annotated[str, Query(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Submit a job",
+    response_description="Accepted; the job is durable.",
+    responses={
+        202: {"model": Job, "headers": {"Location": {"schema": {"type": "string"}}}},
+        200: {"model": Job | DryRun, "description": "A dry run, or the repetition of a request whose job is finished."},
+    },
+    dependencies=[accepts_query("dry_run")],
+)
+async def submit(
+    request: Request,
+    services: ServicesDep,
+    caller: Writer,
+    dry_run: Annotated[bool, Query(description="Check everything, store nothing.")] = False,
+    idempotency_key: Annotated[
+        list[str] | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")
+    ] = None,
+) -> Response:
+    """Send JSON, or a multipart form: `curl -F image=@cat.png -F prompt="a red cat" -F strength=0.6 …`.
+
+    With an `Idempotency-Key` the same request makes one job however often it is sent; a repetition answers that job
+    as it now is, with `Idempotent-Replayed: true`.
+    """
+    key = check_keys(idempotency_key or [])
+    body = await read_body(request)
+
+    def work() -> Submitted | Plan:
+        submission = _submission(request, body, key)
+        return (preview_submit if dry_run else submit_job)(services, caller, submission)
+
+    return _answer(request, await to_thread.run_sync(work, limiter=services.submits))
+
+
+@router.get(
+    "",
+    summary="List jobs, newest first",
+    responses={200: {"model": JobPage}},
+    dependencies=[accepts_query("limit", "after", "status", "task", "model")],
+)
+def index(
+    request: Request,
+    services: ServicesDep,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: JobId | None = None,
+    status: State | None = None,
+    task: TaskName | None = None,
+    model: ModelId | None = None,
+) -> Response:
+    """Pages are stable while new jobs come in: `?after=` takes the `next` of the page before."""
+    filters = {"state": status, "task": task, "model": model}
+    page = look_at_jobs(services, caller, limit=limit, after=after, filters=filters)
+    base, now = base_url(request), utc_now()
+    data = [present_job(job, base, now) for job in page.jobs]
+    following = page.jobs[-1].id if page.has_more else None
+    return JSONResponse({"data": data, "has_more": page.has_more, "next": following})
+
+
+@router.get(
+    "/{job_id}",
+    summary="Look at a job",
+    responses={200: {"model": Job}, 304: {"description": "Nothing changed since the `If-None-Match` tag."}},
+    dependencies=[accepts_query()],
+)
+def show(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
+    """Poll this until `status` is terminal; `Retry-After` suggests the interval, `ETag` spares the body."""
+    job = look_at_job(services, caller, job_id)
+    if has_match(request, job_etag(job)):
+        return not_modified(job_etag(job), {"Cache-Control": "private, no-cache"})
+    return job_response(request, job)
+
+
+@router.post(
+    "/{job_id}/cancel", summary="Cancel a job", responses={200: {"model": Job}}, dependencies=[accepts_query()]
+)
+def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str) -> Response:
+    """At once if no device has started it, else at the next step. A finished job stays as it is; repeat at will."""
+    return job_response(request, cancel_job(services, caller, job_id))
+
+
+def _submission(request: Request, body: Body, key: str | None) -> Submission:
+    parsed = parse_job_request(body.members)
+    if parsed.image is not None and "image" in body.files:
+        raise Invalid([Problem("/image", "validation_error", "image is given twice")])
+    image = parsed.image.data if parsed.image else body.files.get("image")
+    fingerprint = body.fingerprint(request.method, request.url.path) if key else ""
+    return Submission(parsed, image, Idempotency(key, fingerprint) if key else None)
+
+
+def _answer(request: Request, outcome: Submitted | Plan) -> Response:
+    if isinstance(outcome, Plan):
+        return JSONResponse(_present_plan(outcome))
+    headers = {"Location": job_url(base_url(request), outcome.job.id)}
+    if outcome.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    is_over = outcome.replayed and outcome.job.state.is_terminal
+    return job_response(request, outcome.job, 200 if is_over else 202, headers)
+
+
+def _present_plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "feasible": True,
+        "effective_params": plan.params.as_dict(),
+        "warnings": list(plan.warnings),
+        "estimate": {"queue_seconds": None, "run_seconds": round(plan.cost, 3)},
+    }

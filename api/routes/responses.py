@@ -1,0 +1,40 @@
+"""What the routes share: JSON out, conditional requests, and how answers are documented."""
+
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from api.dependencies import base_url
+from api.presenters import job_etag, present_job
+from api.schemas.problem import ProblemDocument
+from common.clock import utc_now
+from common.domain.snapshot import JobSnapshot
+
+Documented = dict[int | str, dict[str, Any]]
+
+POLL_SECONDS: Final = 1
+_PROBLEM: Final = {"model": ProblemDocument, "description": "Refused; see `code`, `detail` and `errors`."}
+PROBLEMS: Final[Documented] = {"4XX": _PROBLEM, "503": {**_PROBLEM, "description": "Come back after `Retry-After`."}}
+
+
+def job_response(
+    request: Request, job: JobSnapshot, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """The job with its `ETag`, and while it is not finished the suggested poll interval."""
+    own = {"ETag": job_etag(job), "Cache-Control": "private, no-cache", **(headers or {})}
+    if not job.state.is_terminal:
+        own["Retry-After"] = str(POLL_SECONDS)
+    return JSONResponse(present_job(job, base_url(request), utc_now()), status, own)
+
+
+def not_modified(etag: str, headers: dict[str, str] | None = None) -> Response:
+    """304 with the tag that still stands."""
+    return Response(status_code=304, headers={"ETag": etag, **(headers or {})})
+
+
+def has_match(request: Request, etag: str) -> bool:
+    """True when `If-None-Match` names this tag (weak comparison, RFC 9110 section 13.1.2)."""
+    given = request.headers.get("if-none-match", "")
+    tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
+    return given.strip() == "*" or etag in tags

@@ -1,0 +1,22 @@
+"""What every request schema shares: strict types, no unknown fields, text that every part can hold."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """A request object: unknown fields, NaN, infinities and look-alike types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def check_text(text: str) -> str:
+    """Refuse what a database or a tokenizer cannot hold: NUL and lone surrogates."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("validation_error", "text may not contain NUL or unpaired surrogates")
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]

@@ -1,0 +1,53 @@
+"""Models and queues as clients see them."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class ModelSummary(BaseModel):
+    """A model of the catalogue."""
+
+    id: str
+    title: str
+    tasks: list[str]
+    native_size: int
+    licence: str
+    note: str
+
+
+class ModelDetail(ModelSummary):
+    """A model with the JSON Schema of its job request, its own defaults in place."""
+
+    parameters: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The whole catalogue; the first is the default."""
+
+    data: list[ModelSummary]
+
+
+class LaneDepth(BaseModel):
+    """One lane of one pool; `held` of the `queued` jobs wait for something else than a worker."""
+
+    pool: str
+    lane: str
+    queued: int
+    held: int
+    oldest_seconds: float
+
+
+class PoolState(BaseModel):
+    """One pool."""
+
+    pool: str
+    running: int
+    workers_ready: int
+
+
+class QueueState(BaseModel):
+    """All tenants' jobs, as totals."""
+
+    lanes: list[LaneDepth]
+    pools: list[PoolState]

@@ -1,0 +1,64 @@
+"""The HTTP server around the app: uvicorn, told once how."""
+
+from threading import Event
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from common.settings import Settings
+
+_GRACE_SECONDS: Final = 30
+_KEEP_ALIVE_SECONDS: Final = 20
+_MAX_HEADER_BYTES: Final = 64 << 10
+
+_log = structlog.get_logger()
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, and says that it is draining as soon as a signal asks it to stop."""
+
+    def __init__(self, config: uvicorn.Config, draining: Event) -> None:
+        super().__init__(config)
+        self._draining = draining
+
+    async def startup(self, sockets: object = None) -> None:
+        """Also logs the address, with the port that the system chose for port 0."""
+        await super().startup()
+        for server in self.servers:
+            for socket in server.sockets:
+                host, port = socket.getsockname()[:2]
+                shown = f"[{host}]" if ":" in host else host
+                _log.info("api.listening", url=f"http://{shown}:{port}", host=host, port=port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The readiness probe turns first."""
+        self._draining.set()
+        super().handle_exit(sig, frame)
+
+
+def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
+    """Serve until a signal; requests in flight get 30 seconds. False when the app could not start.
+
+    h11 and not httptools: it bounds the header, which uvicorn's other parser does not.
+    """
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = Server(config, draining)
+    server.run()
+    return server.started

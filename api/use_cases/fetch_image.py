@@ -1,0 +1,48 @@
+"""Handing out a result."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from api.dependencies import Services
+from api.use_cases.look_up import require_job
+from common.db.jobs import find_image
+from common.db.tenants import Caller
+from common.domain.errors import NotFound
+from common.domain.job import StoredImage
+from common.storage.port import ObjectMissing
+
+_MOST_IMAGES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A result: the URL that answers its bytes, or without one the means to read them."""
+
+    image: StoredImage
+    filename: str
+    url: str | None
+
+
+def find_result(services: Services, caller: Caller, job_id: str, index: int, *, as_download: bool) -> Fetched:
+    """Result `index` of a job; raises `NotFound` when there is none (yet)."""
+    with services.database.read() as connection:
+        require_job(connection, caller.tenant_id, job_id)
+        image = find_image(connection, caller.tenant_id, job_id, index) if index < _MOST_IMAGES else None
+    if image is None:
+        raise NotFound("the job has no such image (yet)")
+    filename = f"{job_id}-{index}.{image.content_type.rpartition('/')[2].replace('jpeg', 'jpg')}"
+    url = services.store.presign_get(
+        image.key,
+        expires_seconds=services.settings.result_url_seconds,
+        content_type=image.content_type,
+        filename=filename if as_download else None,
+    )
+    return Fetched(image, filename, url)
+
+
+def read_result(services: Services, image: StoredImage) -> bytes:
+    """The bytes of a result; raises `NotFound` (`gone`) when its life is over, `StoreUnavailable`."""
+    try:
+        return services.store.get(image.key)
+    except ObjectMissing:
+        raise NotFound("the image is no longer stored", code="gone") from None

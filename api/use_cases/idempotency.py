@@ -1,0 +1,55 @@
+"""One request with one Idempotency-Key makes one job, however often it is sent."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from common.db.idempotency import recall, remember
+from common.db.jobs import find_job
+from common.domain.errors import Invalid, Problem, Refusal
+from common.domain.snapshot import JobSnapshot
+
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A key that the client chose, and the fingerprint of the request that it sent with it."""
+
+    key: str
+    fingerprint: str
+
+
+def check_keys(keys: list[str]) -> str | None:
+    """The one key of a request's headers, if any; raises `Invalid` for one that is malformed or for several."""
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        detail = "Idempotency-Key is given once, as 1 to 255 visible ASCII characters"
+        raise Invalid([Problem("/header/Idempotency-Key", "validation_error", detail)])
+    return keys[0]
+
+
+def find_original(
+    connection: Connection, tenant_id: str, idempotency: Idempotency, *, take_for: str | None = None
+) -> JobSnapshot | None:
+    """The job that the first request with this key made, as it is now, or None when the key is free.
+
+    With `take_for`, a free key is taken for that job in this transaction. Raises `Refusal` (`idempotency_mismatch`)
+    when the first request was another one, (`gone`) when its job is no longer there.
+    """
+    key, fingerprint = idempotency.key, idempotency.fingerprint
+    if take_for is None:
+        remembered = recall(connection, tenant_id, key)
+    else:
+        remembered = remember(connection, tenant_id, key, fingerprint, take_for)
+    if remembered is None:
+        return None
+    if remembered.fingerprint != fingerprint:
+        raise Refusal("this Idempotency-Key was used with another request", code="idempotency_mismatch")
+    job = find_job(connection, tenant_id, remembered.resource_id)
+    if job is None:
+        raise Refusal("the job of this Idempotency-Key is no longer there", code="gone")
+    return job

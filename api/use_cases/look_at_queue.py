@@ -1,0 +1,28 @@
+"""How full the queues are, and whether anybody serves them."""
+
+from dataclasses import dataclass
+
+from api.dependencies import Services
+from common.db.queue_stats import LaneDepth, count_ready_workers, count_running, lane_depths
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLook:
+    """Totals over all tenants: depth by lane, running jobs and ready workers by pool."""
+
+    lanes: list[LaneDepth]
+    running: dict[str, int]
+    workers_ready: dict[str, int]
+
+
+def look_at_queue(services: Services) -> QueueLook:
+    """The queues as they are now."""
+    with services.database.read() as connection:
+        ready = count_ready_workers(connection, services.settings.lease_seconds)
+        return QueueLook(lane_depths(connection), count_running(connection), ready)
+
+
+def count_workers(services: Services) -> int:
+    """Ready workers of all pools. Raises `Unavailable` when the database, or its schema, is not there."""
+    with services.database.read() as connection:
+        return sum(count_ready_workers(connection, services.settings.lease_seconds).values())

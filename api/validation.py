@@ -1,0 +1,154 @@
+"""From Pydantic's errors to ours: a JSON pointer, a stable code, a sentence, and what is allowed instead."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from api.schemas.job_request import JobRequest
+from common.domain.errors import Invalid, Problem, nearest
+
+Schema = Mapping[str, Any]
+Location = Sequence[str | int]
+
+MAX_PROBLEMS: Final = 20
+_MAX_ECHO: Final = 80
+_OWN_CODES: Final = frozenset({"validation_error", "image_unreadable", "image_too_large"})
+_LATER: Final = frozenset(
+    """mask resize scheduler steps_mode mask_mode mask_blur mask_grow inpaint_area inpaint_padding preserve_unmasked
+    refiner adapters steps keep previews webhook""".split()  # noqa: SIM905 - a list of names, not of quotes
+)
+_LIMITS: Final = (
+    "minimum",
+    "exclusiveMinimum",
+    "maximum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "maxProperties",
+)
+_TYPE_NAMES: Final = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+_PHRASES: Final = {
+    "exclusiveMinimum": "greater than {}",
+    "minimum": "at least {}",
+    "exclusiveMaximum": "less than {}",
+    "maximum": "at most {}",
+    "multipleOf": "a multiple of {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "maxItems": "at most {} items",
+    "maxProperties": "at most {} keys",
+}
+
+
+def parse_job_request(members: Mapping[str, Any]) -> JobRequest:
+    """The typed request; raises `Invalid` naming every wrong field."""
+    try:
+        return JobRequest.model_validate(members)
+    except ValidationError as error:
+        raise Invalid([_problem(found) for found in error.errors(include_url=False)[:MAX_PROBLEMS]]) from None
+
+
+def query_problems(errors: Sequence[Any]) -> list[Problem]:
+    """The problems of query parameters and headers, as FastAPI found them; pointers start with `/query/` and so on."""
+    return [_query_problem(error) for error in errors[:MAX_PROBLEMS]]
+
+
+def field_schema(location: Location) -> Schema:
+    """The JSON Schema of a field of the job request; empty for one that does not exist."""
+    node = _resolve(_job_schema())
+    for part in location:
+        child = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties")
+        node = _resolve(child) if isinstance(child, dict) else {}
+    return node
+
+
+def unknown_name(pointer: str, name: str, known: Sequence[str]) -> Problem:
+    """The problem of a name that does not exist, with the known name that it was most likely meant to be."""
+    shown = clip(name)
+    detail = f"there is no {shown!r}"
+    if pointer.count("/") == 1 and name in _LATER:
+        detail += " in this release"
+    guess = nearest(shown, known)
+    detail += f"; did you mean {guess!r}?" if guess else ""
+    return Problem(pointer, "unknown_field", detail, None if guess else sorted(known), guess)
+
+
+def pointer_to(location: Location) -> str:
+    """The JSON pointer (RFC 6901) of a place in the body; very long names are cut."""
+    return "".join("/" + clip(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def clip(text: str) -> str:
+    """At most 80 characters of what a client sent, for repeating it to the client."""
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
+
+
+@cache
+def _job_schema() -> Schema:
+    return JobRequest.model_json_schema()
+
+
+def _resolve(node: Schema) -> Schema:
+    for choice in node.get("anyOf", ()):
+        if choice.get("type") != "null":
+            node = choice
+    if "$ref" in node:
+        name = node["$ref"].rpartition("/")[2]
+        return _resolve(_job_schema()["$defs"][name])
+    return node
+
+
+def _problem(error: Any) -> Problem:
+    location = [part for part in error["loc"] if part != "[key]"]
+    pointer = pointer_to(location)
+    if error["type"] == "extra_forbidden":
+        return unknown_name(pointer, str(location[-1]), list(field_schema(location[:-1]).get("properties", {})))
+    name = clip(str(location[-1])) if location else "the request"
+    if error["type"] in _OWN_CODES:
+        return Problem(pointer, error["type"], f"{name}: {error['msg']}")
+    if error["type"] == "missing":
+        return Problem(pointer, "validation_error", f"{name} is required")
+    schema = field_schema(location)
+    detail = f"{name} must be {_describe(schema)}, not {_echo(error['input'])}"
+    return Problem(pointer, "validation_error", detail, _allowed(schema))
+
+
+def _describe(schema: Schema) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    limits = [_PHRASES[name].format(f"{schema[name]:g}") for name in _PHRASES if name in schema]
+    kind = _TYPE_NAMES.get(schema.get("type", ""), "valid Unicode text as keys")
+    return f"{kind}, {' and '.join(limits)}" if limits else kind
+
+
+def _allowed(schema: Schema) -> Any:
+    if "enum" in schema:
+        return list(schema["enum"])
+    return {name: schema[name] for name in _LIMITS if name in schema} or None
+
+
+def _echo(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(clip(value)) if len(value) <= _MAX_ECHO else f"{len(value)} characters"
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return clip(json.dumps(value, default=lambda _: "that"))
+
+
+def _query_problem(error: Any) -> Problem:
+    location = [str(part) for part in error["loc"]]
+    context = error.get("ctx", {})
+    allowed = {name: context[name] for name in ("ge", "le", "expected", "pattern") if name in context}
+    return Problem(pointer_to(location), "validation_error", f"{location[-1]}: {error['msg']}", allowed or None)

@@ -1,0 +1,44 @@
+"""What the SDK raises.
+
+ClientError
+├── DarkroomAPIError    the server answered that it will not or cannot
+├── ConnectionFailed    no answer at all, also after trying again
+└── WaitTimeout         the job is still on its way when the patience of `wait` ends (also a TimeoutError)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class ClientError(Exception):
+    """Base of everything that the SDK raises; its text is one readable sentence."""
+
+
+class DarkroomAPIError(ClientError):
+    """The server's answer, an RFC 9457 problem. `code` is stable; `errors` names each wrong field."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        request_id: str | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(f"{detail} ({code})")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.request_id = request_id
+        self.retryable = retryable
+
+
+class ConnectionFailed(ClientError):
+    """The server cannot be reached, or went away in the middle of an answer."""
+
+
+class WaitTimeout(ClientError, TimeoutError):
+    """The job is not finished yet. It goes on; `wait` again or cancel it."""

@@ -1,0 +1,111 @@
+"""A job as its owner sees it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+from common.domain.lifecycle import TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is: `value` from 0 to 1, denoising steps done and in all, a guess of what is left."""
+
+    value: float
+    step: int | None
+    steps: int | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultImage:
+    """One finished picture. `seed` makes it again alone; `url` may expire, `Job.download` always works."""
+
+    index: int
+    seed: int | None
+    width: int | None
+    height: int | None
+    content_type: str | None
+    sha256: str | None
+    url: str | None
+
+
+class JobClient(Protocol):
+    """What a job asks of the client that it came from."""
+
+    def wait(
+        self, job_id: str, timeout: float | None = None, on_progress: "Callable[[Job], object] | None" = None
+    ) -> "Job":
+        """See `Darkroom.wait`."""
+
+    def cancel(self, job_id: str) -> "Job":
+        """See `Darkroom.cancel`."""
+
+    def fetch_image(self, job_id: str, index: int, path: str | os.PathLike[str] | None) -> bytes | Path:
+        """See `Darkroom.download`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job at one version; `raw` is the server's JSON. It never changes: `wait` and `cancel` return newer ones."""
+
+    raw: dict[str, Any]
+    client: JobClient = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """The id, `job_…`."""
+        return str(self.raw["id"])
+
+    @property
+    def status(self) -> str:
+        """`queued`, `running`, `succeeded`, `failed` or `canceled`."""
+        return str(self.raw["status"])
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the status will not change any more."""
+        return self.status in TERMINAL
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is; all zero for a job that has not started."""
+        members = self.raw.get("progress") or {}
+        value = float(members.get("value") or 0)
+        return Progress(value, members.get("step"), members.get("steps"), members.get("eta_seconds"))
+
+    @property
+    def images(self) -> tuple[ResultImage, ...]:
+        """The finished pictures, in the order of their indices."""
+        return tuple(
+            ResultImage(**{name: image.get(name) for name in ResultImage.__slots__})
+            for image in self.raw.get("images") or ()
+        )
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Why it failed, an RFC 9457 problem with `code` and `detail`; None unless it did."""
+        return self.raw.get("error")
+
+    def wait(self, timeout: float | None = None, on_progress: "Callable[[Job], object] | None" = None) -> "Job":
+        """The finished job; see `Darkroom.wait`."""
+        return self.client.wait(self.id, timeout, on_progress)
+
+    def cancel(self) -> "Job":
+        """The job as it is after the wish to cancel it."""
+        return self.client.cancel(self.id)
+
+    @overload
+    def download(self, index: int = 0, path: None = None) -> bytes: ...
+
+    @overload
+    def download(self, index: int = 0, *, path: str | os.PathLike[str]) -> Path: ...
+
+    @overload
+    def download(self, index: int, path: str | os.PathLike[str]) -> Path: ...
+
+    def download(self, index: int = 0, path: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """One finished picture: its bytes, or with `path` the file that they were written to."""
+        return self.client.fetch_image(self.id, index, path)

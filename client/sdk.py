@@ -1,0 +1,205 @@
+"""The Python SDK.
+
+from client.sdk import Darkroom
+
+with Darkroom() as darkroom:
+    job = darkroom.submit(prompt="a blue square on a white background", image=Path("photo.jpg"), strength=0.6)
+    job.wait().download(path=Path("result.png"))
+"""
+
+import json
+import mimetypes
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, overload
+from urllib.parse import quote
+
+import httpx
+
+from client.errors import ClientError, ConnectionFailed, DarkroomAPIError, WaitTimeout
+from client.job import Job, Progress, ResultImage
+from client.patience import parse_retry_after, poll_wait
+from client.transport import Transport
+
+__all__ = [
+    "ClientError",
+    "ConnectionFailed",
+    "Darkroom",
+    "DarkroomAPIError",
+    "Job",
+    "Progress",
+    "ResultImage",
+    "WaitTimeout",
+]
+
+_PAGE = 100
+
+
+class Darkroom:
+    """A Darkroom server. Safe to share between threads; close it, or use it as a context manager.
+
+    An answer may take `timeout` seconds. What fails on the way is tried again for up to `retry_seconds`: reads and
+    cancels always, a submit because it carries an Idempotency-Key. Every method raises `ClientError`, that is,
+    `DarkroomAPIError` or `ConnectionFailed`.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        timeout: float = 30,
+        *,
+        retry_seconds: float = 30,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport = Transport(
+            base_url, api_key, timeout, retry_seconds, transport=transport, sleep=sleep, clock=clock
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._transport.close()
+
+    def submit(
+        self,
+        *,
+        prompt: str,
+        image: str | os.PathLike[str] | bytes | None = None,
+        idempotency_key: str | None = None,
+        **params: Any,
+    ) -> Job:
+        """Hand in a job; once this returns it is safe. `image` is a file or its bytes; `params` are the API's fields.
+
+        `params` that are None are left out. The same `idempotency_key` within 24 hours gives the same job; without one
+        every call is a new job. Raises OSError for a file that cannot be read.
+        """
+        request = {"prompt": prompt} | {name: value for name, value in params.items() if value is not None}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        if image is None:
+            content: dict[str, Any] = {"json": request}
+        else:
+            document = (None, json.dumps(request), "application/json")
+            content = {"files": {"request": document, "image": _file_part(image)}}
+        return self._job(self._transport.request("POST", "v1/jobs", may_repeat=True, headers=headers, **content))
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return self._job(self._get(f"v1/jobs/{_quoted(job_id)}"))
+
+    def jobs(self, **filters: str) -> Iterator[Job]:
+        """Every job, newest first, page by page as they are asked for. `filters`: status, task, model, tag, …"""
+        after: dict[str, str] = {}
+        while True:
+            page = _body(self._get("v1/jobs", params={"limit": str(_PAGE), **filters, **after}))
+            yield from (Job(raw, self) for raw in page["data"])
+            if not page["has_more"]:
+                return
+            after = {"after": page["next"]}
+
+    def wait(
+        self, job_id: str, timeout: float | None = None, on_progress: Callable[[Job], object] | None = None
+    ) -> Job:
+        """The job once it is finished, however it ended: look at `status` and `error`.
+
+        Looks every 0.1 s at first, then up to once a second, less often when the server asks for it; `on_progress` gets
+        the job at every change. Raises `WaitTimeout` after `timeout` seconds; the job goes on.
+        """
+        give_up_at = None if timeout is None else self._transport.clock() + timeout
+        job: Job | None = None
+        etag: str | None = None
+        polls = 0
+        while True:
+            answer = self._get(f"v1/jobs/{_quoted(job_id)}", headers={"If-None-Match": etag} if etag else None)
+            if answer.status_code != 304:
+                job, etag = self._job(answer), answer.headers.get("ETag")
+                if on_progress is not None:
+                    on_progress(job)
+            if job is not None and job.is_finished:
+                return job
+            pause = poll_wait(polls, parse_retry_after(answer.headers))
+            if give_up_at is not None and self._transport.clock() + pause > give_up_at:
+                raise WaitTimeout(f"{job_id} is not finished after {timeout:g} seconds")
+            self._transport.sleep(pause)
+            polls += 1
+
+    def cancel(self, job_id: str) -> Job:
+        """The job as it is after the wish to cancel it; a finished one stays as it is."""
+        return self._job(self._transport.request("POST", f"v1/jobs/{_quoted(job_id)}/cancel", may_repeat=True))
+
+    @overload
+    def download(self, job_id: str, index: int = 0, path: None = None) -> bytes: ...
+
+    @overload
+    def download(self, job_id: str, index: int = 0, *, path: str | os.PathLike[str]) -> Path: ...
+
+    @overload
+    def download(self, job_id: str, index: int, path: str | os.PathLike[str]) -> Path: ...
+
+    def download(self, job_id: str, index: int = 0, path: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """One finished picture: its bytes, or with `path` the file that they were written to.
+
+        Follows the server to its object store, to which the key is never sent.
+        """
+        return self.fetch_image(job_id, index, path)
+
+    def fetch_image(self, job_id: str, index: int, path: str | os.PathLike[str] | None) -> bytes | Path:
+        """The one implementation of `download` here and at `Job`."""
+        data = self._get(f"v1/jobs/{_quoted(job_id)}/images/{index}", headers={"Accept": "*/*"}).content
+        if path is None:
+            return data
+        target = Path(path)
+        target.write_bytes(data)
+        return target
+
+    def models(self) -> list[dict[str, Any]]:
+        """The catalogue: every model with its tasks, defaults and licence."""
+        return list(_body(self._get("v1/models"))["data"])
+
+    def queue(self) -> dict[str, Any]:
+        """How much is waiting, per pool."""
+        return _body(self._get("v1/queue"))
+
+    def ready(self) -> dict[str, Any]:
+        """The server's own word on its health, `{"status", "workers_ready"}`; raises when it is not ready."""
+        return _body(self._get("readyz"))
+
+    def _get(self, path: str, **options: Any) -> httpx.Response:
+        return self._transport.request("GET", path, may_repeat=True, **options)
+
+    def _job(self, answer: httpx.Response) -> Job:
+        return Job(_body(answer), self)
+
+
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
+    return body
+
+
+def _quoted(job_id: str) -> str:
+    return quote(job_id, safe="")
+
+
+def _file_part(image: str | os.PathLike[str] | bytes) -> tuple[str, bytes, str]:
+    if isinstance(image, bytes):
+        return "image", image, "application/octet-stream"
+    path = Path(image)
+    return path.name, path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
