@@ -17,7 +17,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="DARKROOM_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="DARKROOM_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(

@@ -13,11 +13,9 @@ from sqlalchemy.exc import OperationalError
 from common.db.engine import Database
 from common.db.migrate import migrate
 from common.db.tables import metadata
+from tests.service_urls import POSTGRES, REDIS
 
 pytest_plugins = ["tests.services.fixtures"]
-
-POSTGRES = os.environ.get("DARKROOM_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
-REDIS = os.environ.get("DARKROOM_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 
 
 def missing(service: str, error: Exception) -> None:

@@ -1,11 +1,12 @@
 """The device thread: admit what is ready, tick, report. No database, no network, no encoder."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 
-from common.domain.catalogue import Catalogue
+from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
 from worker.engine.port import DeviceLost, Engine, Event, Failed, FrameRef, Left, Prepared, Stepped
 from worker.pace import Pace
@@ -112,8 +113,18 @@ class Executor:
             raise JobFailure("the model left the catalogue", code="model_unavailable")
         if self._joined and self._joined[0].job.params.model != card.id:
             return None
+        if card.id not in self._residency.resident():
+            self._load(card, frame)
         self._engine = self._residency.engine_for(card)
         return self._engine
+
+    def _load(self, card: ModelCard, frame: Prepared) -> None:
+        began = time.monotonic()
+        self._residency.engine_for(card)
+        load_ms = round((time.monotonic() - began) * 1000)
+        _log.info("model.loaded", model=card.id, load_ms=load_ms)
+        if held := self._roster.get(frame.ref):
+            held.facts["load_ms"] = load_ms
 
     def _tick(self) -> None:
         engine, frames = self._engine, self._joined

@@ -69,7 +69,7 @@ class Stack:
     def settings(self) -> Settings:
         """The settings of the parts, as values."""
         names = {name.removeprefix("DARKROOM_").lower(): value for name, value in self.environment.items()}
-        return load_settings(**names)
+        return load_settings(**{name: value or None for name, value in names.items()})
 
     @property
     def database(self) -> Database:

@@ -1,0 +1,118 @@
+"""Looking at jobs, listing them, canceling them."""
+
+import pytest
+
+from api.schemas.job import Job, JobPage
+from common.ids import new_id
+from tests.unit.api.conftest import Api, data_url
+
+
+def test_the_answer_is_what_the_description_says_in_every_state(api: Api) -> None:
+    url = api.submit(image=data_url(), tags=["a"], metadata={"k": "v"})["urls"]["self"]
+    Job.model_validate(api.client.get(url).json())
+    job = api.start()
+    Job.model_validate(api.client.get(url).json())
+    api.report(job, 3, 18)
+    running = Job.model_validate(api.client.get(url).json())
+
+    assert (running.status, running.stage, running.progress.step) == ("running", "denoising", 3)
+    assert running.progress.value == pytest.approx(3 / 18, abs=1e-4)
+
+
+def test_a_finished_job_shows_its_images(api: Api) -> None:
+    api.submit()
+    job_id = api.develop(b"pixels")
+
+    job = Job.model_validate(api.client.get(f"/v1/jobs/{job_id}").json())
+
+    assert (job.status, job.progress.value, job.device) == ("succeeded", 1.0, "cpu")
+    assert job.images[0].url == f"http://127.0.0.1:8000/v1/jobs/{job_id}/images/0"
+    assert job.images[0].url_expires_at == job.expires_at
+
+
+def test_an_unchanged_job_is_304(api: Api) -> None:
+    url = api.submit()["urls"]["self"]
+    tag = api.client.get(url).headers["etag"]
+
+    again = api.client.get(url, headers={"If-None-Match": f'"other", W/{tag}'})
+
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+
+
+def test_the_tag_changes_with_state_progress_and_wish(api: Api) -> None:
+    url = api.submit()["urls"]["self"]
+    tags = [api.client.get(url).headers["etag"]]
+    job = api.start()
+    tags.append(api.client.get(url).headers["etag"])
+    api.report(job, 1, 30)
+    tags.append(api.client.get(url).headers["etag"])
+    api.client.post(f"{url}/cancel")
+    tags.append(api.client.get(url).headers["etag"])
+
+    assert len(set(tags)) == 4
+
+
+def test_the_poll_interval_is_suggested_until_the_end(api: Api) -> None:
+    url = api.submit()["urls"]["self"]
+    assert api.client.get(url).headers["retry-after"] == "1"
+    api.develop()
+
+    assert "retry-after" not in api.client.get(url).headers
+
+
+@pytest.mark.parametrize("job_id", ["x", "job_1", new_id("job"), new_id("bat"), "job_%00", "%FF", "a" * 5000])
+def test_unknown_and_malformed_ids_are_404_alike(api: Api, job_id: str) -> None:
+    answers = [api.client.get(f"/v1/jobs/{job_id}"), api.client.post(f"/v1/jobs/{job_id}/cancel")]
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert {answer.json()["code"] for answer in answers} == {"not_found"}
+
+
+def test_pages_are_whole_and_end(api: Api) -> None:
+    made = [api.submit()["id"] for _ in range(5)]
+    seen: list[str] = []
+    after = ""
+    while True:
+        page = JobPage.model_validate(api.client.get(f"/v1/jobs?limit=2{after}").json())
+        seen += [job.id for job in page.data]
+        if not page.has_more:
+            break
+        after = f"&after={page.next}"
+
+    assert seen == sorted(made, reverse=True)
+    assert page.next is None
+
+
+def test_lists_filter(api: Api) -> None:
+    api.submit()
+    done = api.develop()
+    api.submit(image=data_url())
+
+    assert [job["id"] for job in api.client.get("/v1/jobs?status=succeeded").json()["data"]] == [done]
+    assert [job["task"] for job in api.client.get("/v1/jobs?task=img2img").json()["data"]] == ["img2img"]
+    assert api.client.get("/v1/jobs?model=sd15").json()["data"] == []
+
+
+def test_a_queued_job_is_canceled_at_once_and_again_harmlessly(api: Api) -> None:
+    url = api.submit()["urls"]["cancel"]
+
+    first, second = api.client.post(url), api.client.post(url)
+
+    assert (first.status_code, first.json()["status"]) == (200, "canceled")
+    assert second.json() == first.json()
+
+
+def test_a_running_job_takes_the_wish(api: Api) -> None:
+    url = api.submit()["urls"]["cancel"]
+    api.start()
+
+    job = api.client.post(url).json()
+
+    assert (job["status"], job["cancel_requested"]) == ("running", True)
+
+
+def test_a_finished_job_stays_finished(api: Api) -> None:
+    url = api.submit()["urls"]["cancel"]
+    api.develop()
+
+    assert api.client.post(url).json()["status"] == "succeeded"

@@ -1,0 +1,127 @@
+"""Probes, metrics, models, queues and the description of the surface."""
+
+from collections.abc import Callable
+from threading import Event
+
+import pytest
+from starlette.testclient import TestClient
+
+from api.main import create_app
+from api.openapi import COPY, render
+from api.schemas.system import ModelDetail, ModelList, QueueState
+from common.settings import Settings
+from tests.unit.api.conftest import Api, data_url
+
+
+def test_without_workers_it_is_degraded_but_ready(api: Api) -> None:
+    assert api.client.get("/readyz").json() == {"status": "degraded", "workers_ready": 0}
+
+
+def test_with_a_worker_it_is_well(api: Api) -> None:
+    api.submit()
+    api.start()
+
+    assert api.client.get("/readyz").json() == {"status": "ok", "workers_ready": 1}
+
+
+def test_a_draining_process_gets_no_more_requests(api: Api) -> None:
+    draining = Event()
+    settings = api.app.state.services.settings
+    app = create_app(
+        settings, database=api.database, store=api.store, doorbell=api.bell, decoder=api.decoder, draining=draining
+    )
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.get("/readyz").status_code == 200
+        draining.set()
+
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+
+
+def test_metrics_count_requests_by_template_and_submits_by_model(api: Api) -> None:
+    job = api.submit()
+    api.client.get(job["urls"]["self"])
+    api.client.get("/some/odd/path")
+
+    text = api.client.get("/metrics").text
+
+    assert 'darkroom_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"} 1.0' in text
+    assert 'darkroom_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in text
+    assert 'darkroom_submits_total{model="demo",outcome="accepted",task="txt2img"} 1.0' in text
+    assert job["id"] not in text
+
+
+def test_models_are_listed_with_the_default_first(api: Api) -> None:
+    models = ModelList.model_validate(api.client.get("/v1/models").json())
+
+    assert models.data[0].id == "demo"
+    assert models.data[0].tasks == ["img2img", "txt2img"]
+
+
+def test_a_model_tells_the_schema_of_its_request_with_its_own_defaults(api: Api) -> None:
+    detail = ModelDetail.model_validate(api.client.get("/v1/models/sd21").json())
+
+    fields = detail.parameters["properties"]
+    assert fields["strength"]["default"] == 0.75
+    assert fields["model"]["const"] == "sd21"
+    assert detail.parameters["additionalProperties"] is False
+
+
+def test_an_unknown_model_is_404(api: Api) -> None:
+    assert api.client.get("/v1/models/nope").status_code == 404
+
+
+def test_the_queue_shows_depth_and_age(api: Api) -> None:
+    api.submit(priority="low")
+    api.submit(priority="low")
+    api.submit(image=data_url())
+    api.start()
+
+    state = QueueState.model_validate(api.client.get("/v1/queue").json())
+
+    assert sum(lane.queued for lane in state.lanes) == 2
+    assert all(lane.oldest_seconds >= 0 for lane in state.lanes)
+    assert state.pools[0].model_dump() == {"pool": "default", "running": 1, "workers_ready": 1}
+
+
+def test_the_root_leads_to_the_documentation(api: Api) -> None:
+    response = api.client.get("/")
+
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+
+
+def test_the_documentation_can_be_switched_off(make_api: Callable[..., Api]) -> None:
+    api = make_api(docs=False)
+
+    assert {api.client.get(path).status_code for path in ("/", "/docs", "/openapi.json")} == {404}
+
+
+def test_the_committed_description_is_the_true_one() -> None:
+    assert COPY.read_text(encoding="utf-8") == render(), "run: python -m api.openapi"
+
+
+def test_the_description_documents_both_bodies_and_problems(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+
+    post = document["paths"]["/v1/jobs"]["post"]
+    assert set(post["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    assert "application/problem+json" in post["responses"]["4XX"]["content"]
+    assert "JobRequest" in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/images/{index}", "/v1/queue"])
+def test_the_description_names_every_road(api: Api, path: str) -> None:
+    assert path in api.client.get("/openapi.json").json()["paths"]
+
+
+def test_the_settings_decide_about_what_is_not_handed_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The app opens and closes its own parts when it is given none."""
+    from common.db.engine import Database
+    from common.db.migrate import migrate
+
+    settings = Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("data"), doorbells=False)
+    database = Database(settings.database)
+    migrate(database)
+    database.close()
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        assert client.post("/v1/jobs", json={"prompt": "x"}).status_code == 202
