@@ -5,6 +5,7 @@ TORCH_ARGS ?=
 DEMO_ARGS ?= --out out
 UP_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -1,18 +1,11 @@
-"""The description of the surface: FastAPI's own, and the request bodies that are read by hand.
+"""The description of the surface: FastAPI's own, and the request bodies that are read by hand."""
 
-`python -m api.openapi` writes `docs/openapi.json`.
-"""
-
-import json
-from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.schemas.job_request import JobRequest
-
-COPY: Final = Path(__file__).parents[1] / "docs" / "openapi.json"
 
 _EXAMPLE: Final = {
     "prompt": "a red circle on a white background",
@@ -72,16 +65,3 @@ def _mark_problems(document: dict[str, Any]) -> None:
 
 def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
-
-
-def render() -> str:
-    """The text of `docs/openapi.json`."""
-    from api.main import create_app
-    from common.settings import Settings
-
-    app = create_app(Settings(_env_file=None, host="127.0.0.1", auth="none", docs=True))
-    return json.dumps(describe(app), indent=1, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    COPY.write_text(render(), encoding="utf-8")

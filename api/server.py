@@ -1,5 +1,7 @@
 """The HTTP server around the app: uvicorn, told once how."""
 
+from signal import SIGINT
+from socket import socket as Socket  # noqa: N812 - a type here
 from threading import Event
 from types import FrameType
 from typing import Final
@@ -24,19 +26,21 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._draining = draining
 
-    async def startup(self, sockets: object = None) -> None:
+    async def startup(self, sockets: list[Socket] | None = None) -> None:
         """Also logs the address, with the port that the system chose for port 0."""
-        await super().startup()
-        for server in self.servers:
+        await super().startup(sockets)
+        for server in self.servers if self.started else ():
             for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                _log.info("api.listening", url=f"http://{shown}:{port}", host=host, port=port)
+                _announce(*socket.getsockname()[:2])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The readiness probe turns first."""
+        """The readiness probe turns first. A second SIGINT does not wait for requests in flight.
+
+        uvicorn would send the signal to itself again at the end; a stop in good order ends with 0 here.
+        """
         self._draining.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == SIGINT
+        self.should_exit = True
 
 
 def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
@@ -62,3 +66,8 @@ def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
     server = Server(config, draining)
     server.run()
     return server.started
+
+
+def _announce(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    _log.info("api.listening", url=f"http://{shown}:{port}", host=host, port=port)

@@ -16,9 +16,11 @@ Location = Sequence[str | int]
 MAX_PROBLEMS: Final = 20
 _MAX_ECHO: Final = 80
 _OWN_CODES: Final = frozenset({"validation_error", "image_unreadable", "image_too_large"})
+# Fields of the surface that is to come, so that who reads about them is not told that they never were.
 _LATER: Final = frozenset(
-    """mask resize scheduler steps_mode mask_mode mask_blur mask_grow inpaint_area inpaint_padding preserve_unmasked
-    refiner adapters steps keep previews webhook""".split()  # noqa: SIM905 - a list of names, not of quotes
+    """/mask /resize /scheduler /steps_mode /mask_mode /mask_blur /mask_grow /inpaint_area /inpaint_padding
+    /preserve_unmasked /refiner /adapters /steps /keep /previews /webhook /output/grid
+    /image/upload /image/url /image/job /image/index""".split()  # noqa: SIM905 - a list of names, not of quotes
 )
 _LIMITS: Final = (
     "minimum",
@@ -78,7 +80,7 @@ def unknown_name(pointer: str, name: str, known: Sequence[str]) -> Problem:
     """The problem of a name that does not exist, with the known name that it was most likely meant to be."""
     shown = clip(name)
     detail = f"there is no {shown!r}"
-    if pointer.count("/") == 1 and name in _LATER:
+    if pointer in _LATER:
         detail += " in this release"
     guess = nearest(shown, known)
     detail += f"; did you mean {guess!r}?" if guess else ""

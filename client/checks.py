@@ -1,5 +1,6 @@
 """What `darkroom doctor` looks at: each check asks one part of the deployment, and says what to do when it is ill."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -7,11 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 
 from common.catalogue_file import load_catalogue
 from common.db.engine import Database
 from common.db.migrate import current_revision, head_revision
+from common.db.types import now
+from common.db.workers import list_workers
 from common.queue.celery_app import create_celery
 from common.settings import Settings
 from common.storage.open import open_store
@@ -99,6 +102,17 @@ def check_device(settings: Settings) -> Finding:
     except ModuleNotFoundError as error:
         return Finding("device", Health.ABSENT, f"{error.name} is not installed: no worker can run here", "")
     return Finding("device", Health.OK, f"{device.spec}: {device.name}, {str(device.dtype).removeprefix('torch.')}")
+
+
+def check_worker(settings: Settings) -> Finding:
+    """Whether a worker of this host has lately said that it lives: the health check of a worker's container."""
+    with closing(Database(settings.database, pool_size=1)) as database, database.read() as connection:
+        moment = connection.execute(select(now())).scalar_one()
+        workers = [worker for worker in list_workers(connection) if worker.hostname == socket.gethostname()]
+    ages = [(moment - worker.heartbeat_at).total_seconds() for worker in workers]
+    if min(ages, default=float("inf")) <= settings.lease_seconds:
+        return Finding("worker", Health.OK, f"{len(ages)} on this host")
+    return Finding("worker", Health.FAIL, "no worker of this host has a fresh heartbeat", "look at its log")
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:

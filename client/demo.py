@@ -19,10 +19,10 @@ from client.commands.failing import Failure, read_settings
 from client.demo_pictures import Strip, compose_sheet, draw_shape, jpeg, png, render_scene
 from client.job import Job
 from client.progress import shown_progress
-from client.readiness import count_ready_workers
 from client.sdk import Darkroom
 from common.settings import child_environment
 from common.supervisor import tied_to_this_process
+from deploy.local.readiness import count_ready_workers
 
 MODEL: Final = "demo"
 SHAPE_PROMPT: Final = "a blue square on a white background"

@@ -1,5 +1,6 @@
 """Writes the pages that are made from the code: `python docs/generate.py`; `--check` says whether they are stale."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CheckConstraint, Index, UniqueConstraint
 
+from api.main import create_app
 from common.db.tables import metadata
 from common.domain.lifecycle import INITIAL, MOVES, JobState
 from common.settings import Settings
@@ -33,7 +35,10 @@ def settings() -> str:
         variable = field.validation_alias or f"DARKROOM_{name.upper()}"
         default = "" if field.default in (None, "") else f"`{field.default}`"
         rows.append(f"| `{variable}` | {default} | {field.description} |")
-    head = "# Settings\n\nMade by `make docs` from `common/settings.py`. From the environment or `.env`; read once at start.\n"
+    head = (
+        "# Settings\n\nMade by `make docs` from `common/settings.py`. From the environment or from `.env`; read once "
+        "at start.\n"
+    )
     return "\n".join([head, *rows, ""])
 
 
@@ -46,10 +51,17 @@ def lifecycle() -> str:
     return "\n".join(["```mermaid", "stateDiagram-v2", *arrows, *ends, "```"])
 
 
+def openapi() -> str:
+    """The description of the HTTP surface, as a server on loopback serves it."""
+    app = create_app(Settings(_env_file=None, host="127.0.0.1", auth="none", docs=True))
+    return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Every generated page and what it should hold."""
     yield HERE / "schema.md", schema()
     yield HERE / "settings.md", settings()
+    yield HERE / "openapi.json", openapi()
     page = HERE / "job-lifecycle.md"
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]

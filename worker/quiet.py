@@ -13,13 +13,16 @@ _WARNINGS = (
 
 def quiet_libraries() -> None:
     """Progress bars and known warnings of torch's friends are off from here on; errors still show."""
-    import diffusers
-    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # before diffusers imports the parts that complain
+    transformers_logging.disable_progress_bar()
+
+    from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
     disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for category, message in _WARNINGS:

@@ -46,7 +46,7 @@ async def submit(
     caller: Writer,
     dry_run: Annotated[bool, Query(description="Check everything, store nothing.")] = False,
     idempotency_key: Annotated[
-        list[str] | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")
+        str | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")
     ] = None,
 ) -> Response:
     """Send JSON, or a multipart form: `curl -F image=@cat.png -F prompt="a red cat" -F strength=0.6 …`.
@@ -54,7 +54,7 @@ async def submit(
     With an `Idempotency-Key` the same request makes one job however often it is sent; a repetition answers that job
     as it now is, with `Idempotent-Replayed: true`.
     """
-    key = check_keys(idempotency_key or [])
+    key = check_keys(request.headers.getlist("idempotency-key"))
     body = await read_body(request)
 
     def work() -> Submitted | Plan:

@@ -28,3 +28,15 @@ def doctor() -> None:
     _console.print(table)
     if any(finding.health is Health.FAIL for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def alive() -> None:
+    """Whether a worker of this host lives, for the health checks of containers; exit 1 when none does."""
+    settings = read_settings()
+    with needs("server"):
+        from client.checks import Health, check_worker
+    finding = check_worker(settings)
+    print(finding.detail)
+    if finding.health is Health.FAIL:
+        raise typer.Exit(1)

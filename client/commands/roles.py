@@ -68,12 +68,20 @@ def sweeper() -> None:
 @app.command()
 def migrate(
     revision: Annotated[str, typer.Option(help="Schema revision to go to, also an older one.")] = "head",
+    bucket: Annotated[
+        bool, typer.Option("--bucket", help="Also make the bucket of the store if it is missing.")
+    ] = False,
 ) -> None:
     """Bring the database to the schema of this release."""
     settings = read_settings()
     with needs("server"):
         from common.db.engine import Database
         from common.db.migrate import migrate as bring_to
+        from common.storage.open import open_store
+        from common.storage.s3 import S3Store
+    store = open_store(settings.store) if bucket else None
+    if isinstance(store, S3Store):
+        store.ensure_bucket()
     database = Database(settings.database)
     try:
         print(f"the schema is at {bring_to(database, revision)}")

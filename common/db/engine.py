@@ -1,7 +1,8 @@
 """The database: one engine per process, explicit transactions, and the errors of a database that is away."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url, pool_size)
+        # SQLite has one writer, and its waiting is unfair: within a process threads queue up here instead.
+        self._turn: AbstractContextManager[object] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @property
     def is_sqlite(self) -> bool:
@@ -31,7 +34,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that commits at the end of the block and rolls back on an exception."""
-        with _translated(), self.engine.begin() as connection:
+        with _translated(), self._turn, self.engine.begin() as connection:
             yield connection
 
     @contextmanager

@@ -1,12 +1,16 @@
 """Idempotency keys: a row in the transaction of what it protects, unique per tenant."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import OperationalError
 
 from common.db.tables import idempotency_keys
 from common.db.types import after_now, now
 from common.db.upsert import upsert
+from common.domain.errors import Conflict
 
 LIFE_SECONDS = 24 * 3600
 
@@ -22,7 +26,8 @@ class Remembered:
 def remember(connection: Connection, tenant_id: str, key: str, fingerprint: str, resource_id: str) -> Remembered | None:
     """Take the key for `resource_id`. Returns what holds it already, or None when it is ours now.
 
-    On PostgreSQL a second request waits here for the first one's commit.
+    A second request waits here for the first one's commit, two seconds at most; then `Refusal`
+    (`idempotency_in_flight`).
     """
     row = {"tenant_id": tenant_id, "key": key, "fingerprint": fingerprint, "resource_id": resource_id}
     statement = (
@@ -35,9 +40,25 @@ def remember(connection: Connection, tenant_id: str, key: str, fingerprint: str,
         )
         .returning(idempotency_keys.c.key)
     )
-    if connection.execute(statement).one_or_none() is not None:
+    if _wait_for(connection, statement):
         return None
     return recall(connection, tenant_id, key)
+
+
+def _wait_for(connection: Connection, statement: Any) -> bool:
+    """Whether the statement wrote a row."""
+    if connection.dialect.name == "sqlite":
+        return connection.execute(statement).one_or_none() is not None
+    connection.execute(text("SET LOCAL lock_timeout = '2s'"))
+    try:
+        written = connection.execute(statement).one_or_none() is not None
+    except OperationalError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            detail = "the first request with this Idempotency-Key is still being written; send it again"
+            raise Conflict(detail, code="idempotency_in_flight") from None
+        raise
+    connection.execute(text("SET LOCAL lock_timeout = 0"))
+    return written
 
 
 def recall(connection: Connection, tenant_id: str, key: str) -> Remembered | None:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from client.readiness import count_ready_workers
 from common.db.engine import Database
 from common.db.migrate import migrate
 from common.logging import configure_logging
 from common.settings import Settings, child_environment
 from common.supervisor import KILL_MARGIN_SECONDS, Child, Supervisor
 from deploy.local.folder import LOGS_NAME, FolderInUse, taken_folder
+from deploy.local.readiness import count_ready_workers
 from worker.pinning import list_device_specs
 
 _ASK_SECONDS: Final = 0.5

@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from common.db import claims, rescue
+from common.db import claims, idempotency, rescue
 from common.db.engine import Database
 from common.db.jobs import cancel_job, find_job, list_jobs
 from common.db.tables import attempts, images, job_events, jobs, tenants
 from common.db.types import after_now
+from common.domain.errors import Conflict
 from common.domain.job import Progress
 from common.domain.lifecycle import JobState
 from common.domain.retry import TryAgain
@@ -300,3 +301,20 @@ def test_every_attempt_leaves_a_row_that_says_how_it_ended(database: Database) -
         claims.finish(connection, again, [make_image(again)], {})
         rows = connection.execute(select(attempts.c.outcome, attempts.c.error_code).order_by(attempts.c.fence)).all()
     assert [tuple(row) for row in rows] == [("retried", "store_failed"), ("succeeded", None)]
+
+
+def test_an_idempotency_key_is_held_by_the_first_and_remembered_for_the_second(database: Database) -> None:
+    with database.write() as connection:
+        assert idempotency.remember(connection, "default", "key", "print", "job_1") is None
+    with database.write() as connection:
+        remembered = idempotency.remember(connection, "default", "key", "other", "job_2")
+        assert remembered == idempotency.Remembered("print", "job_1")
+
+
+@pytest.mark.postgres
+def test_a_second_request_with_a_key_that_is_being_written_is_told_so(postgres_database: Database) -> None:
+    with postgres_database.write() as first:
+        idempotency.remember(first, "default", "key", "print", "job_1")
+        with pytest.raises(Conflict) as caught, postgres_database.write() as second:
+            idempotency.remember(second, "default", "key", "print", "job_2")
+    assert caught.value.code == "idempotency_in_flight"

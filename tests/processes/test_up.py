@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from client.readiness import count_ready_workers
 from client.sdk import Darkroom, Job
 from common.supervisor import list_descendants
+from deploy.local.readiness import count_ready_workers
 from tests.processes.harness import SCALED, STUB_MODELS
 from tests.waiting import wait_until
 

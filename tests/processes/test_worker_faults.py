@@ -1,6 +1,7 @@
 """Faults of worker processes, on real processes and real signals, embedded and on PostgreSQL with Redis."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from sqlalchemy import func, select
 
 from common.db.engine import Database
 from common.db.jobs import cancel_job
-from common.db.tables import attempts, images, job_events, jobs
+from common.db.tables import attempts, images, job_events, jobs, workers
 from common.domain.lifecycle import JobState
 from common.storage.open import open_store
 from tests.conftest import empty
@@ -148,3 +149,22 @@ def test_jobs_are_done_without_any_doorbell(deployment: Stack, database: Databas
         assert until_finished(database, job.id).state is JobState.SUCCEEDED
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_the_launcher_replaces_a_worker_that_dies_and_drains_with_it(deployment: Stack, database: Database) -> None:
+    deployment.sweeper()
+    launcher = deployment.start("client.cli", "worker", "--device", "stub")
+    (first,) = eventually(lambda: processes(database), what="the first worker")
+    job = submit(database, params=steps(20))
+    eventually(lambda: denoising(database, job.id), what="the first step")
+    os.kill(first, signal.SIGKILL)
+    done = until_finished(database, job.id)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
+    assert processes(database) - {first}
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+
+
+def processes(database: Database) -> set[int]:
+    with database.read() as connection:
+        return set(connection.execute(select(workers.c.pid)).scalars())

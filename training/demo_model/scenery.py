@@ -84,12 +84,14 @@ KINDS = (gradients, blobs, textures, patches, patches, landscapes)
 
 
 def scenery(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """`count` pictures of mixed kinds, (N, 3, height, width) in [-1, 1]; one in four is grainy."""
+    """`count` pictures of mixed kinds and saturation, (N, 3, height, width) in [-1, 1]; one in four is grainy."""
     kinds = torch.randint(len(KINDS), (count,), generator=generator)
     pictures = torch.empty(count, 3, height, width)
     for kind in kinds.unique().tolist():
         chosen = kinds == kind
         pictures[chosen] = KINDS[kind](int(chosen.sum()), (height, width), generator)
+    grey = pictures.mean(1, keepdim=True)
+    pictures = torch.lerp(grey, pictures, _uniform(count, 1, generator).sqrt())
     grain = 0.04 * (_uniform(count, 1, generator) < 0.25).float()
     pictures = pictures + grain * torch.randn(pictures.shape, generator=generator)
     return (pictures.clamp(0, 1) * 2 - 1).contiguous()

@@ -28,8 +28,7 @@ PHOTO_CAPTIONS = ("a photo", "a photo of a scene", "a picture", "a photo of a la
 LEADS = ("a picture of ", "a photo of ", "a drawing of ", "turn it into ", "make it ", "please draw ", "change it to ")
 WORDS = tuple(
     dict.fromkeys(
-        [*COLOURS, *SHAPES, "a", "an", "on", "background", "with", "the", "and", "scene", "landscape", "texture"]
-        + " ".join(LEADS).split()
+        [*COLOURS, *SHAPES, "a", "an", "on", "background", "with", "the", "and", "scene", "landscape", "texture", *" ".join(LEADS).split()]
     )
 )
 
@@ -79,7 +78,7 @@ def caption(drawing: Drawing, rng: random.Random | None = None, *, names_backgro
         return f"a {thing}{place}"
     if names_background and rng.random() < 0.3:
         ground = drawing.background
-        place = rng.choice((f" on {ground}", f" with a {ground} background", f" on the {ground} background", f" and {ground}"))
+        place = rng.choice((f" on {ground}", f" with a {ground} background", f" on the {ground} background"))
     article = rng.choice(("a ", "a ", "a ", "the ", ""))
     lead = rng.choice(LEADS) if rng.random() < 0.25 else ""
     return f"{lead}{article}{thing}{place}"

@@ -79,7 +79,7 @@ def test_twenty_at_once_make_one_job(api: Api) -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "t\xe4st"])
 def test_a_malformed_key_is_refused(api: Api, key: str) -> None:
-    response = api.client.post("/v1/jobs", json=REQUEST, headers=[("Idempotency-Key", key.encode("latin-1"))])
+    response = api.client.post("/v1/jobs", json=REQUEST, headers={b"Idempotency-Key": key.encode("latin-1")})
 
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == "/header/Idempotency-Key"

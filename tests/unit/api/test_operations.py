@@ -7,7 +7,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.main import create_app
-from api.openapi import COPY, render
 from api.schemas.system import ModelDetail, ModelList, QueueState
 from common.settings import Settings
 from tests.unit.api.conftest import Api, data_url
@@ -94,10 +93,6 @@ def test_the_documentation_can_be_switched_off(make_api: Callable[..., Api]) -> 
     api = make_api(docs=False)
 
     assert {api.client.get(path).status_code for path in ("/", "/docs", "/openapi.json")} == {404}
-
-
-def test_the_committed_description_is_the_true_one() -> None:
-    assert COPY.read_text(encoding="utf-8") == render(), "run: python -m api.openapi"
 
 
 def test_the_description_documents_both_bodies_and_problems(api: Api) -> None:

@@ -55,7 +55,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"image": {"data": "data:image/png;base64,%%%"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "http://example.org/cat.png"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "data:image/png;base64," + "A" * 14_000_000}}, "/image/data", "image_too_large"),
-    ({"image": {"url": "http://169.254.169.254/"}}, "/image/url", "unknown_field"),
+    ({"image": {"url": "http://169.254.169.254/", **data_url()}}, "/image/url", "unknown_field"),
     ({"image": data_url(b"not a picture")}, "/image", "image_unreadable"),
     ({"image": "cat.png"}, "/image", "validation_error"),
     ({"strenght": 0.5}, "/strenght", "unknown_field"),

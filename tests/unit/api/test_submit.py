@@ -64,7 +64,7 @@ def test_a_form_and_json_make_the_same_job(api: Api) -> None:
     json = api.client.post("/v1/jobs", json=members | {"image": data_url()}).json()
     one_part = api.client.post(
         "/v1/jobs",
-        files={"request": (None, dumps(members)), "image": ("cat.png", picture())},
+        files=[("request", (None, dumps(members).encode())), ("image", ("cat.png", picture()))],
     ).json()
 
     apart = {"id", "created_at", "deadline_at", "urls"}
@@ -73,7 +73,8 @@ def test_a_form_and_json_make_the_same_job(api: Api) -> None:
 
 
 def test_a_request_part_may_be_a_file_too(api: Api) -> None:
-    files = {"request": ("r.json", b'{"prompt": "x"}', "application/json"), "image": ("cat.png", picture())}
+    request = ("request.json", b'{"prompt": "x"}', "application/json")
+    files = [("request", request), ("image", ("cat.png", picture(), "image/png"))]
 
     assert api.client.post("/v1/jobs", files=files).status_code == 202
 

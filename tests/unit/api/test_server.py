@@ -1,0 +1,72 @@
+"""The real process: it says where it listens, answers, and ends in good order."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from common.db.engine import Database
+from common.db.migrate import migrate
+from common.settings import Settings
+
+pytestmark = pytest.mark.processes
+
+_SERVE = """
+import sys
+from api.main import serve
+from common.logging import configure_logging
+from common.settings import Settings
+settings = Settings(_env_file=None, data_dir=sys.argv[1], port=0, log_format="json", decoders=1)
+configure_logging(settings, "api")
+serve(settings)
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    database = Database(Settings(_env_file=None, data_dir=tmp_path).database)
+    migrate(database)
+    database.close()
+    command = [sys.executable, "-c", _SERVE, str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """Waits for the line that says where it listens."""
+    assert process.stderr
+    for line in process.stderr:
+        if "api.listening" in line:
+            return str(json.loads(line)["url"])
+    raise AssertionError("it never listened")
+
+
+def resident_megabytes(process: subprocess.Popen[str]) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_listens_on_a_free_port_and_ends_with_0(process: subprocess.Popen[str], stop: signal.Signals) -> None:
+    url = address(process)
+    with urlopen(f"{url}/readyz") as response:
+        assert response.status == 200
+        assert "server" not in response.headers
+
+    process.send_signal(stop)
+
+    assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_it_is_small(process: subprocess.Popen[str]) -> None:
+    with urlopen(f"{address(process)}/v1/models") as response:
+        assert response.status == 200
+
+    assert resident_megabytes(process) < 150
