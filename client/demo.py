@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 
 from client.commands.failing import Failure, read_settings
-from client.demo_pictures import Strip, compose_sheet, draw_shape, jpeg, png, render_scene
+from client.demo_pictures import Strip, compose_sheet, draw_shape, png
 from client.job import Job
 from client.progress import shown_progress
 from client.sdk import Darkroom
@@ -27,10 +27,12 @@ from deploy.local.readiness import count_ready_workers
 MODEL: Final = "demo"
 SHAPE_PROMPT: Final = "a blue square on a white background"
 SHAPE_STRENGTH: Final = 0.7
-SCENE_PROMPT: Final = "a green circle on a white background"
-SCENE_STRENGTH: Final = 0.5
+PHOTO_PROMPT: Final = "a green circle on a white background"
+PHOTO_STRENGTH: Final = 0.5
 SEED: Final = 7
 
+# Rear Admiral Grace Hopper, by James S. Davis for the U.S. Navy; public domain.
+_PHOTO: Final = Path(__file__).parent / "assets" / "photograph.jpg"
 _DATA: Final = Path("darkroom-data/demo")
 _START_SECONDS: Final = 180
 _JOB_SECONDS: Final = 240
@@ -49,16 +51,18 @@ _console = Console(highlight=False, markup=False, soft_wrap=True)
 def run_demo(out: Path, data: Path | None = None, photo: Path | None = None) -> int:
     """Start a stack of its own, edit two pictures over HTTP, write them into `out`, stop. Returns the exit status.
 
-    `photo` takes the place of the rendered scene. Raises `Failure` or `ClientError` when something does not work.
+    `photo` takes the place of the photograph that ships with Darkroom. Raises `Failure` or `ClientError` when
+    something does not work.
     """
     out.mkdir(parents=True, exist_ok=True)
-    scene = render_scene() if photo is None else _open_photo(photo)
+    photo = photo or _PHOTO
+    picture = _open_photo(photo)
     with running_stack(data or _DATA) as url, Darkroom(url) as server:
         shape_strip = _edit_shape(server, out)
-        scene_strip = _edit_scene(server, out, scene, is_photo=photo is not None)
+        photo_strip = _edit_photo(server, out, photo, picture)
         _console.print("stopping …")
     sheet = out.resolve() / _SHEET
-    compose_sheet([shape_strip, scene_strip]).save(sheet)
+    compose_sheet([shape_strip, photo_strip]).save(sheet)
     _console.print(f"\n{sheet}\n\n{_HOW_ON}")
     return 0
 
@@ -70,16 +74,15 @@ def _edit_shape(server: Darkroom, out: Path) -> Strip:
     return Strip(before, after, ("drawn: a red circle", f"asked for: “{SHAPE_PROMPT}”, strength {SHAPE_STRENGTH}"))
 
 
-def _edit_scene(server: Darkroom, out: Path, before: Image.Image, *, is_photo: bool) -> Strip:
-    name = "photograph" if is_photo else "rendered"
-    after = _edit(server, name, jpeg(before), SCENE_PROMPT, SCENE_STRENGTH, out / f"{name}-after.png")
-    before.save(out / f"{name}-before.png")
-    what = "your photograph" if is_photo else "a rendered scene (no photograph ships; --photo takes yours)"
-    truth = "passed through the toy model, which knows coloured shapes only; model sd15 does real photographs"
+def _edit_photo(server: Darkroom, out: Path, photo: Path, before: Image.Image) -> Strip:
+    after = _edit(server, "photograph", photo, PHOTO_PROMPT, PHOTO_STRENGTH, out / "photograph-after.png")
+    before.save(out / "photograph-before.png")
+    what = "a photograph (U.S. Navy, public domain)" if photo == _PHOTO else "your photograph"
+    truth = f"asked for: “{PHOTO_PROMPT}”. The toy model knows coloured shapes only; model sd15 does real photographs"
     return Strip(before, after, (what, truth))
 
 
-def _edit(server: Darkroom, name: str, image: bytes, prompt: str, strength: float, path: Path) -> Image.Image:
+def _edit(server: Darkroom, name: str, image: bytes | Path, prompt: str, strength: float, path: Path) -> Image.Image:
     job = server.submit(prompt=prompt, image=image, model=MODEL, strength=strength, seed=SEED)
     with shown_progress(_console, name) as show:
         job = server.wait(job.id, timeout=_JOB_SECONDS, on_progress=show)

@@ -69,7 +69,9 @@ def _translated() -> Iterator[None]:
 
 
 def _postgresql(url: str, pool_size: int) -> Engine:
-    connect = {"connect_timeout": 2, "application_name": "darkroom", "options": "-c timezone=UTC"}
+    # A process that is stopped inside a transaction must not keep its row locks: the sweeper could not rescue its jobs.
+    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=10s"
+    connect = {"connect_timeout": 2, "application_name": "darkroom", "options": options}
     return create_engine(
         url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=2, pool_pre_ping=True, connect_args=connect
     )

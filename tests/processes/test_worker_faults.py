@@ -128,6 +128,10 @@ def test_a_running_job_that_is_cancelled_leaves_the_device_at_the_next_step(
     assert until_finished(database, following.id).state is JobState.SUCCEEDED
 
 
+# On SQLite a process that is stopped while it writes stops every writer until it wakes.
+@pytest.mark.parametrize("deployment", ["full"], indirect=True)
+@pytest.mark.postgres
+@pytest.mark.redis
 def test_a_zombie_that_wakes_after_its_lease_writes_nothing(deployment: Stack, database: Database) -> None:
     deployment.sweeper()
     zombie = deployment.worker()
