@@ -36,6 +36,11 @@ def prepare_frames(job: ClaimedJob, inputs: Mapping[str, bytes]) -> Sequence[Pre
     ]
 
 
+def strangers(frame: Prepared, company: Sequence[Prepared]) -> int:
+    """How many frames of other jobs shared the work of this one: `batched_with` in the job's metrics."""
+    return sum(other.ref.job_id != frame.ref.job_id for other in company)
+
+
 def _input_picture(params: EditParams, inputs: Mapping[str, bytes]) -> Image.Image:
     if IMAGE_ROLE not in inputs:
         raise JobFailure("the job's input image is not there", code="input_missing")

@@ -11,7 +11,7 @@ from common.domain.errors import JobFailure
 from common.domain.job import ClaimedJob
 from worker.engine.departures import Departures
 from worker.engine.diffusers_call import DiffusersCall, Outcome
-from worker.engine.frames import prepare_frames
+from worker.engine.frames import prepare_frames, strangers
 from worker.engine.port import (
     Admission,
     DeviceLost,
@@ -99,7 +99,7 @@ class PipelineEngine:
             return
         facts = {"engine": NAME, "frames": len(staying), "run_ms": round((perf_counter() - started) * 1000)}
         for frame, one in zip(staying, outcome, strict=True):
-            emit(self._ending(frame, one, facts))
+            emit(self._ending(frame, one, facts | {"batched_with": strangers(frame, staying)}))
 
     def _dismiss(self, frames: Sequence[Prepared], emit: Emit) -> list[Prepared]:
         leaving = {frame.ref: self._departures.of(frame.ref) for frame in frames}

@@ -10,7 +10,7 @@ from PIL import Image
 from common.domain.batching import step_key
 from common.domain.job import ClaimedJob
 from worker.engine.departures import Departures
-from worker.engine.frames import prepare_frames
+from worker.engine.frames import prepare_frames, strangers
 from worker.engine.port import Admission, Emit, Finished, FrameRef, Load, Prepared, Stepped
 
 NAME = "stub"
@@ -97,8 +97,9 @@ class StubEngine:
         if self._done[frame.ref] < frame.steps:
             return False
         del self._done[frame.ref]
-        facts = {"engine": NAME, "frames": len(self._joined), "run_ms": round(frame.steps * self._step_seconds * 1000)}
-        emit(Finished(frame.ref, picture_of(frame), facts))
+        facts = {"engine": NAME, "frames": len(self._joined), "batched_with": strangers(frame, self._joined)}
+        run_ms = round(frame.steps * self._step_seconds * 1000)
+        emit(Finished(frame.ref, picture_of(frame), facts | {"run_ms": run_ms}))
         return True
 
 
