@@ -84,6 +84,9 @@ class Settings(BaseSettings):
         0.5, gt=0, description="Between two looks at cancel wishes of running jobs, in seconds."
     )
     drain_seconds: float = Field(110, ge=0, description="Grace that a draining worker gives its jobs, in seconds.")
+    watchdog_seconds: float = Field(
+        0, ge=0, description="Longest silence of a device within a step, in seconds; 0: 60, on a CPU 600."
+    )
     max_tries: int = Field(3, ge=1, le=100, description="How often a job may be tried.")
     doorbells: bool = Field(True, description="Whether submits ring the broker; without, workers poll.")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -4,7 +4,9 @@ A Celery worker on the courier's queue; a doorbell wakes it, and it looks by its
 errands there are stands in `courier.errands`.
 """
 
+import os
 import random
+import socket
 import threading
 
 import structlog
@@ -14,6 +16,7 @@ from common.db.engine import Database
 from common.domain.errors import Unavailable
 from common.logging import configure_logging
 from common.queue.celery_app import COURIER_QUEUE, DOORBELL_TASK, create_celery, quiet_celery
+from common.queue.consuming import consume
 from common.settings import Settings
 from courier.errands import ERRANDS
 
@@ -42,8 +45,11 @@ class Courier:
         """Finish the errand in hand, then stop. Returns at once when a stop is under way already."""
         if not self._stop.is_set():
             self._stop.set()
-            self._bell.set()
             self._thread.join(self._settings.drain_seconds)
+
+    def is_stopped(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
 
     def run_once(self) -> int:
         """Run what is due of every errand. Returns how many were run."""
@@ -55,6 +61,9 @@ class Courier:
                 done = self.run_once()
             except Unavailable as error:
                 _log.warning("courier.unavailable", detail=error.detail)
+                done = 0
+            except Exception as error:  # the edge of one errand: the others must still be run
+                _log.error("errand.failed", exc_info=error)
                 done = 0
             if not done:
                 self._bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
@@ -76,7 +85,6 @@ def run(settings: Settings) -> int:
     worker_shutting_down.connect(drain, weak=False)
     courier.start()
     _log.info("courier.started", errands=len(ERRANDS))
-    worker = app.Worker(pool="solo", concurrency=1, without_gossip=True, without_mingle=True, without_heartbeat=True)
-    worker.start()
+    consume(app, f"courier-{os.getpid()}@{socket.gethostname()}", is_over=courier.is_stopped)
     database.close()
-    return int(worker.exitcode or 0)
+    return 0

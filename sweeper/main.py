@@ -3,6 +3,7 @@
 import random
 import signal
 import threading
+import time
 
 import structlog
 
@@ -29,15 +30,30 @@ class Sweeper:
 
     def run_once(self) -> int:
         """One sweep, each page in a transaction of its own. Returns how many jobs moved."""
-        moved = self._rescue_all()
-        with self._database.write() as connection:
-            moved += rescue.end_queued(connection)
-        with self._database.write() as connection:
-            pools = rescue.release_delayed(connection)
-        for pool in set(pools):
-            self._doorbell.ring(pool, pools.count(pool))
+        moved = self._rescue_all() + self._end_all() + self._release_all()
         self._forget()
-        return moved + len(pools)
+        return moved
+
+    def _end_all(self) -> int:
+        ended = 0
+        while True:
+            with self._database.write() as connection:
+                page = rescue.end_queued(connection)
+            if page == 0:
+                return ended
+            ended += page
+
+    def _release_all(self) -> int:
+        released: list[str] = []
+        while True:
+            with self._database.write() as connection:
+                pools = rescue.release_delayed(connection)
+            if not pools:
+                break
+            released += pools
+        for pool in set(released):
+            self._doorbell.ring(pool, released.count(pool))
+        return len(released)
 
     def _rescue_all(self) -> int:
         rescued = 0
@@ -66,15 +82,30 @@ def run(settings: Settings) -> int:
     doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
     sweeper = Sweeper(settings, database, doorbell)
     _log.info("sweeper.started")
+    away_since: float | None = None
     while not stop.wait(settings.sweep_seconds * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads the sweeps
+        if away_since is not None and _is_back(database):
+            if time.monotonic() - away_since > settings.heartbeat_seconds:
+                stop.wait(settings.lease_seconds)  # workers that live must have the time to renew
+            away_since = None
         try:
             sweeper.run_once()
         except Unavailable as error:
             _log.warning("sweep.unavailable", detail=error.detail)
-            stop.wait(settings.lease_seconds)  # workers that live must have the time to renew
+            away_since = away_since or time.monotonic()
+        except Exception as error:  # the edge of one sweep: what it stumbled over must not stop the next
+            _log.error("sweep.failed", exc_info=error)
     doorbell.close()
     database.close()
     return 0
+
+
+def _is_back(database: Database) -> bool:
+    try:
+        database.ping()
+    except Unavailable:
+        return False
+    return True
 
 
 def _live(database: Database, settings: Settings, pool: str) -> int:

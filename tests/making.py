@@ -72,7 +72,7 @@ def enlist(database: Database, pool: str = "default") -> str:
 
 def claim(database: Database, worker_id: str, **changes: Any) -> list[ClaimedJob]:
     """One claim of this worker."""
-    wishes = {"pool": "default", "limit": 8, "lease_seconds": 30.0, "alone": True} | changes
+    wishes = {"device": "cpu", "pool": "default", "limit": 8, "lease_seconds": 30.0, "alone": True} | changes
     with database.write() as connection:
         return claims.claim(connection, worker_id=worker_id, **wishes)
 

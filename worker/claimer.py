@@ -33,6 +33,7 @@ class Claimer:
         *,
         settings: Settings,
         worker_id: str,
+        device: str,
         database: Database,
         store: ObjectStore,
         roster: Roster,
@@ -42,6 +43,7 @@ class Claimer:
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
+        self._device = device
         self._database = database
         self._store = store
         self._roster = roster
@@ -54,20 +56,25 @@ class Claimer:
     def run(self) -> None:
         """Claim until stopped: at every bell, whenever the device frees up, and once a second (± 20 %)."""
         while not self._stop.is_set():
-            try:
-                claimed = self.run_once()
-            except Unavailable as error:
-                _log.warning("claim.unavailable", detail=error.detail)
-                claimed = 0
-            if not claimed:
+            if not self._run_once_safely():
                 self._wait()
+
+    def _run_once_safely(self) -> int:
+        try:
+            return self.run_once()
+        except Unavailable as error:
+            _log.warning("claim.unavailable", detail=error.detail)
+        except Exception as error:  # the edge of one claim: whatever it was, running jobs must not die of it
+            _log.error("claim.failed", exc_info=error)
+        return 0
 
     def run_once(self) -> int:
         """One claim, if there is room. Returns how many jobs it brought."""
         if self._stop.is_set() or not self._has_room():
             return 0
         jobs = self._claim()
-        for job in jobs:
+        ours = [job for job in jobs if self._hold(job)]
+        for job in ours:
             self._take(job)
         return len(jobs)
 
@@ -76,9 +83,8 @@ class Claimer:
         self.bell.set()
 
     def stop(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more. Rings no bell: in a signal handler the main thread may be inside one."""
         self._stop.set()
-        self.bell.set()
 
     def _wait(self) -> None:
         self.bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
@@ -96,6 +102,7 @@ class Claimer:
             return claims.claim(
                 connection,
                 worker_id=self._worker_id,
+                device=self._device,
                 pool=self._settings.pool,
                 limit=self._settings.batch_frames,
                 lease_seconds=self._settings.lease_seconds,
@@ -103,10 +110,10 @@ class Claimer:
             )
 
     def _take(self, job: ClaimedJob) -> None:
+        """Make one held job ready. During a drain it is left as it is: the drain releases what has not joined."""
+        if self._stop.is_set():
+            return
         with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
-            if not self._roster.add(job):
-                self._refuse(job)
-                return
             _log.info("job.claimed", tries=job.tries, model=job.params.model)
             try:
                 frames = self._prepare(job, {role: self._load(ref) for role, ref in job.inputs.items()})
@@ -114,6 +121,13 @@ class Claimer:
                 self._on_failure(job, error)
             else:
                 self._roster.make_ready(frames)
+
+    def _hold(self, job: ClaimedJob) -> bool:
+        """Enter a claimed job at once, so that its lease is renewed while others before it are loaded."""
+        is_held = self._roster.add(job)
+        if not is_held:
+            self._refuse(job)
+        return is_held
 
     def _load(self, reference: InputRef) -> bytes:
         try:

@@ -13,6 +13,7 @@ from worker.pace import Pace
 from worker.residency import Residency
 from worker.roster import Roster
 from worker.sink import Joined, Sink
+from worker.watchdog import Watchdog
 
 _IDLE_SECONDS = 0.5
 
@@ -30,6 +31,7 @@ class Executor:
         roster: Roster,
         pace: Pace,
         sink: Sink,
+        watchdog: Watchdog,
         wake_claimer: Callable[[], None],
     ) -> None:
         self._catalogue = catalogue
@@ -37,8 +39,10 @@ class Executor:
         self._roster = roster
         self._pace = pace
         self._sink = sink
+        self._watchdog = watchdog
         self._wake_claimer = wake_claimer
         self._joined: list[Prepared] = []
+        self._new: list[FrameRef] = []
         self._done: dict[FrameRef, int] = {}
         self._engine: Engine | None = None
         self._stop = threading.Event()
@@ -74,9 +78,13 @@ class Executor:
         """Join ready frames as long as the engine takes them. Returns how many frames are in."""
         while (frame := self._roster.peek_ready()) is not None:
             if self._is_unwanted(frame.ref):
-                self._sink.put(Left(self._roster.pop_ready().ref, parked=self._park.is_set()))
+                if self._roster.take_ready(frame):
+                    self._sink.put(Left(frame.ref, parked=self._park.is_set()))
             elif not self._join(frame):
                 break
+        if self._new:
+            self._sink.put(Joined(tuple(self._new)))
+            self._new.clear()
         return len(self._joined)
 
     def _is_unwanted(self, ref: FrameRef) -> bool:
@@ -84,12 +92,16 @@ class Executor:
         return held is None or held.is_unwanted or self._park.is_set()
 
     def _join(self, frame: Prepared) -> bool:
+        """Whether to look at the next frame: this one joined, failed, or went away meanwhile."""
         try:
             engine = self._engine_of(frame)
             if engine is None or not engine.offer(frame).ok:
                 return False
-            self._joined.append(self._roster.pop_ready())
-            self._sink.put(Joined(frame.ref))
+            if not self._roster.take_ready(frame):
+                return True
+            self._roster.begin_to_join(frame)
+            self._joined.append(frame)
+            self._new.append(frame.ref)
             engine.join(frame)
             if self._is_unwanted(frame.ref):  # a wish that came between the look and the join
                 engine.cancel(frame.ref.job_id)
@@ -102,8 +114,8 @@ class Executor:
     def _drop(self, frame: Prepared, error: Exception) -> None:
         if frame in self._joined:
             self._joined.remove(frame)
-        elif self._roster.peek_ready() is frame:
-            self._roster.pop_ready()
+        elif not self._roster.take_ready(frame):
+            return
         self._sink.put(Failed(frame.ref, error))
 
     def _engine_of(self, frame: Prepared) -> Engine | None:
@@ -120,7 +132,11 @@ class Executor:
 
     def _load(self, card: ModelCard, frame: Prepared) -> None:
         began = time.monotonic()
-        self._residency.engine_for(card)
+        self._watchdog.expect_a_load()
+        try:
+            self._residency.engine_for(card)
+        finally:
+            self._watchdog.rest()
         load_ms = round((time.monotonic() - began) * 1000)
         _log.info("model.loaded", model=card.id, load_ms=load_ms)
         if held := self._roster.get(frame.ref):
@@ -131,15 +147,20 @@ class Executor:
         if engine is None:
             return
         self._pace.observe(self._remaining())
+        self._watchdog.expect_a_step()
         try:
             engine.tick(self._emit)
         except DeviceLost as error:
+            error.alone = len({frame.ref.job_id for frame in frames}) == 1
             for frame in frames:
                 self._sink.put(Failed(frame.ref, error))
             raise
+        finally:
+            self._watchdog.rest()
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Stepped):
+            self._watchdog.expect_a_step()
             self._done[event.ref] = event.step
             self._roster.step(event.ref, event.step)
         else:

@@ -16,8 +16,13 @@ from common.domain.job import Progress
 from common.settings import Settings
 from worker.engine.port import FrameRef
 from worker.roster import HeldJob, Roster
+from worker.watchdog import Watchdog
 
 _log = structlog.get_logger()
+
+
+class DeviceHung(Exception):
+    """The device thread is stuck; only a new process helps."""
 
 
 class Heartbeat:
@@ -30,6 +35,7 @@ class Heartbeat:
         card: WorkerCard,
         database: Database,
         roster: Roster,
+        watchdog: Watchdog,
         cancel: Callable[[HeldJob], None],
         resident: Callable[[], tuple[str, ...]],
     ) -> None:
@@ -37,6 +43,7 @@ class Heartbeat:
         self._card = card
         self._database = database
         self._roster = roster
+        self._watchdog = watchdog
         self._cancel = cancel
         self._resident = resident
         self._stop = threading.Event()
@@ -46,12 +53,16 @@ class Heartbeat:
         self.is_draining = False
 
     def run(self) -> None:
-        """Beat until stopped."""
+        """Beat until stopped. Raises `DeviceHung` when the watchdog barks."""
         while not self._stop.wait(min(self._settings.wish_seconds, self._settings.heartbeat_seconds)):
+            if self._watchdog.is_overdue():
+                raise DeviceHung("the device gave no sign of life for too long")
             try:
                 self.run_once()
             except Unavailable as error:
                 _log.warning("heartbeat.unavailable", detail=error.detail)
+            except Exception as error:  # the edge of one beat: the next one may do better before the leases run out
+                _log.error("heartbeat.failed", exc_info=error)
 
     def run_once(self) -> None:
         """One look, and a renewal when it is due."""

@@ -11,6 +11,7 @@ from celery.signals import worker_shutting_down
 
 from common.logging import configure_logging
 from common.queue.celery_app import DOORBELL_TASK, create_celery, pool_queue, quiet_celery
+from common.queue.consuming import consume
 from common.settings import Settings, load_settings
 from worker.checkpoints.places import Shelf
 from worker.device import Device, pick_device, use_threads
@@ -82,12 +83,9 @@ def _consume_doorbells(settings: Settings, runtime: Runtime) -> int:
         runtime.drain()
 
     worker_shutting_down.connect(drain, weak=False)
-    name = f"{runtime.card.id}@{runtime.card.hostname}"
-    celery_worker = app.Worker(
-        hostname=name, pool="solo", concurrency=1, without_gossip=True, without_mingle=True, without_heartbeat=True
-    )
-    celery_worker.start()
-    return int(celery_worker.exitcode or 0)
+    consume(app, f"{runtime.card.id}@{runtime.card.hostname}", is_over=runtime.drained.is_set)
+    runtime.drain()
+    return 0
 
 
 def _wait(runtime: Runtime) -> int:

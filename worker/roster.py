@@ -24,6 +24,7 @@ class HeldJob:
     is_cancel_wished: bool = False
     is_late: bool = False
     is_lost: bool = False
+    has_begun_to_join: bool = False
     has_joined: bool = False
     facts: dict[str, object] = field(default_factory=dict)
 
@@ -79,7 +80,7 @@ class Roster:
         """All frames of one job may join."""
         with self._lock:
             held = self._jobs.get((frames[0].ref.job_id, frames[0].ref.fence))
-            if held is None:
+            if held is None or held.is_unwanted:
                 return
             held.open_frames = {frame.ref.index for frame in frames}
             held.steps = sum(frame.steps for frame in frames)
@@ -91,10 +92,13 @@ class Roster:
         with self._lock:
             return self._ready[0] if self._ready else None
 
-    def pop_ready(self) -> Prepared:
-        """Take the next frame."""
+    def take_ready(self, frame: Prepared) -> bool:
+        """Take this frame if it is still the next one; a cancel may have been faster."""
         with self._lock:
-            return self._ready.popleft()
+            if not self._ready or self._ready[0] is not frame:
+                return False
+            self._ready.popleft()
+            return True
 
     def ready_count(self) -> int:
         """Frames that wait for the device."""
@@ -102,11 +106,24 @@ class Roster:
             return len(self._ready)
 
     def take_unjoined(self, job_id: str | None = None) -> list[FrameRef]:
-        """Take away the ready frames of a job (or all) that no frame of has joined."""
+        """Take away every frame of a job (or of all) that has not begun to join, ready or still being prepared."""
         with self._lock:
-            taken = [f for f in self._ready if job_id in {None, f.ref.job_id} and not self._joined(f.ref)]
-            self._ready = deque(frame for frame in self._ready if frame not in taken)
-            return [frame.ref for frame in taken]
+            chosen = [
+                held for held in self._jobs.values() if job_id in {None, held.job.id} and not held.has_begun_to_join
+            ]
+            names = {(held.job.id, held.job.fence) for held in chosen}
+            self._ready = deque(frame for frame in self._ready if (frame.ref.job_id, frame.ref.fence) not in names)
+            return [
+                FrameRef(held.job.id, held.job.fence, index)
+                for held in chosen
+                for index in sorted(held.open_frames) or [0]
+            ]
+
+    def begin_to_join(self, frame: Prepared) -> None:
+        """The device takes a frame of this job: from now on the engine lets it go, nobody else."""
+        with self._lock:
+            if held := self._jobs.get((frame.ref.job_id, frame.ref.fence)):
+                held.has_begun_to_join = True
 
     def step(self, ref: FrameRef, step: int) -> None:
         """A frame has done `step` steps; never goes back."""
@@ -123,7 +140,3 @@ class Roster:
                 for held in self._jobs.values()
                 if held.has_joined
             ]
-
-    def _joined(self, ref: FrameRef) -> bool:
-        held = self._jobs.get((ref.job_id, ref.fence))
-        return held is not None and held.has_joined

@@ -27,8 +27,11 @@ from worker.residency import Residency
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
 from worker.sink import Sink
+from worker.watchdog import Watchdog
 
 _JOIN_SECONDS = 10.0
+_STEP_SECONDS = 60.0
+_CPU_STEP_SECONDS = 600.0
 
 _log = structlog.get_logger()
 
@@ -50,6 +53,7 @@ class Runtime:
         self._pace = Pace(time.monotonic)
         self.card = WorkerCard(new_id("wrk"), settings.pool, socket.gethostname(), os.getpid(), device)
         self._residency = Residency(build_engine)
+        self._watchdog = Watchdog(settings.watchdog_seconds or _floor_seconds(device), time.monotonic)
         self._sink = Sink(
             database=self._database,
             results=ResultWriter(self._store),
@@ -60,6 +64,7 @@ class Runtime:
         self._claimer = Claimer(
             settings=settings,
             worker_id=self.card.id,
+            device=device,
             database=self._database,
             store=self._store,
             roster=self._roster,
@@ -73,6 +78,7 @@ class Runtime:
             roster=self._roster,
             pace=self._pace,
             sink=self._sink,
+            watchdog=self._watchdog,
             wake_claimer=self._claimer.wake,
         )
         self._heartbeat = Heartbeat(
@@ -80,6 +86,7 @@ class Runtime:
             card=self.card,
             database=self._database,
             roster=self._roster,
+            watchdog=self._watchdog,
             cancel=self._cancel,
             resident=self._residency.resident,
         )
@@ -122,8 +129,9 @@ class Runtime:
         self._threads["claimer"].join(_JOIN_SECONDS)
         self._release_unjoined()
         self._executor.stop()
-        self._finish_within(began + self._settings.drain_seconds)
-        self._close()
+        ends_at = began + self._settings.drain_seconds
+        self._finish_within(ends_at)
+        self._close(ends_at)
         _log.info("worker.drained", seconds=round(time.monotonic() - began, 1))
         self.drained.set()
 
@@ -144,9 +152,9 @@ class Runtime:
         for ref in self._roster.take_unjoined():
             self._sink.put(Left(ref, parked=True))
 
-    def _close(self) -> None:
+    def _close(self, ends_at: float) -> None:
         self._sink.close()
-        self._threads["sink"].join(_JOIN_SECONDS)
+        self._threads["sink"].join(max(_JOIN_SECONDS, ends_at - time.monotonic()))
         if self._threads["sink"].is_alive():
             self._sink.abandon()
             self._threads["sink"].join(_JOIN_SECONDS)
@@ -171,6 +179,12 @@ class Runtime:
         except BaseException as error:
             _log.error("worker.thread_died", thread=name, exc_info=error)
             if name == "device":
+                self._release_unjoined()
                 self._sink.close()
                 self._threads["sink"].join(_JOIN_SECONDS)
             self._on_death()
+
+
+def _floor_seconds(device: str) -> float:
+    """What one step may take at least before the watchdog barks."""
+    return _CPU_STEP_SECONDS if device == "cpu" else _STEP_SECONDS

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -15,11 +16,13 @@ from common.db import claims
 from common.db.engine import Database
 from common.domain.errors import JobFailure, Unavailable
 from common.domain.job import ClaimedJob
-from common.domain.retry import GiveUp, TryAgain, after_failure
-from worker.engine.port import Failed, Finished, FrameRef, Left
+from common.domain.retry import GiveUp, TryAgain, after_failure, after_loss
+from worker.engine.port import DeviceLost, Failed, Finished, FrameRef, Left
 from worker.failures import classify
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
+
+Answer = TypeVar("Answer")
 
 _DEPTH = 32
 _PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -29,9 +32,9 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A frame went into the engine."""
+    """Frames went into the engine together."""
 
-    ref: FrameRef
+    refs: tuple[FrameRef, ...]
 
 
 SinkEvent = Joined | Finished | Failed | Left
@@ -51,21 +54,26 @@ class Sink:
         self._roster = roster
         self._device = device
         self._cancel = cancel
-        self._events: queue.Queue[SinkEvent | None] = queue.Queue(_DEPTH)
+        self._events: queue.SimpleQueue[SinkEvent | None] = queue.SimpleQueue()
+        self._room = threading.BoundedSemaphore(_DEPTH)
         self._abandon = threading.Event()
 
     def put(self, event: SinkEvent) -> None:
-        """Hand over one event; blocks while the sink is far behind."""
+        """Hand over one event. A picture waits while the sink is far behind; nothing else ever does."""
+        if isinstance(event, Finished):
+            self._room.acquire()
         self._events.put(event)
 
     def run(self) -> None:
         """Work off events until closed."""
         while (event := self._events.get()) is not None:
-            held = self._roster.get(event.ref)
-            if held is None:
-                continue
-            with structlog.contextvars.bound_contextvars(job_id=held.job.id, fence=held.job.fence):
-                self._handle(held, event)
+            if isinstance(event, Finished):
+                self._room.release()
+            if isinstance(event, Joined):
+                self._join(event.refs)
+            elif held := self._roster.get(event.ref):
+                with structlog.contextvars.bound_contextvars(job_id=held.job.id, fence=held.job.fence):
+                    self._handle(held, event)
 
     def close(self) -> None:
         """Let `run` end after what has been put."""
@@ -79,11 +87,8 @@ class Sink:
         """A job that never became ready: all its frames fail at once. Any thread."""
         self.put(Failed(FrameRef(job.id, job.fence, 0), error))
 
-    def _handle(self, held: HeldJob, event: SinkEvent) -> None:
+    def _handle(self, held: HeldJob, event: Finished | Failed | Left) -> None:
         match event:
-            case Joined():
-                self._join(held)
-                return
             case Finished() if not held.is_unwanted:
                 self._keep(held, event)
             case Failed():
@@ -94,17 +99,34 @@ class Sink:
                 pass
         held.open_frames.discard(event.ref.index)
         if not held.open_frames:
-            self._conclude(held)
+            self._conclude_safely(held)
 
-    def _join(self, held: HeldJob) -> None:
-        if held.has_joined:
+    def _conclude_safely(self, held: HeldJob) -> None:
+        try:
+            self._conclude(held)
+        except Exception as error:  # the edge of one job: its lease runs out, and the sweeper takes over
+            _log.error("job.not_concluded", exc_info=error)
+        finally:
+            self._roster.remove(held.job)
+
+    def _join(self, refs: tuple[FrameRef, ...]) -> None:
+        """One transaction for all that joined together, so that a crash soon after finds all of them or none."""
+        found = {(ref.job_id, ref.fence): self._roster.get(ref) for ref in refs}
+        new = [held for held in found.values() if held is not None and not held.has_joined]
+        for held in new:
+            held.has_joined = True
+            held.facts["queue_ms"] = max(0, round((utc_now() - held.job.created_at).total_seconds() * 1000))
+        if not new:
             return
-        held.has_joined = True
-        held.facts["queue_ms"] = max(0, round((utc_now() - held.job.created_at).total_seconds() * 1000))
-        job = held.job
-        if not self._insist(lambda connection: claims.join(connection, job.id, job.fence, self._device)):
-            held.is_lost = True
-            self._cancel(job.id)
+        ours = self._insist(lambda connection: self._write_joins(connection, new)) or set()
+        for held in new:
+            if held.job.id not in ours:
+                held.is_lost = True
+                self._cancel(held.job.id)
+
+    def _write_joins(self, connection: Connection, new: list[HeldJob]) -> set[str]:
+        jobs = [held.job for held in new]
+        return {job.id for job in jobs if claims.join(connection, job.id, job.fence, self._device)}
 
     def _keep(self, held: HeldJob, event: Finished) -> None:
         held.stage = "storing"
@@ -134,10 +156,9 @@ class Sink:
             self._insist(lambda connection: claims.cancel_running(connection, job.id, job.fence))
             _log.info("job.canceled")
         elif held.failure is not None:
-            self._fail_or_retry(job, held.failure)
+            self._fail_or_retry(held, held.failure)
         else:
             self._hand_back(job, TryAgain(refund=True), "released")
-        self._roster.remove(job)
 
     def _finish(self, held: HeldJob) -> None:
         job, images = held.job, [held.results[index] for index in sorted(held.results)]
@@ -146,8 +167,11 @@ class Sink:
             won = self._insist(lambda connection: claims.has_succeeded(connection, job.id, job.fence))
         _log.info("job.succeeded" if won else "job.refused", **held.facts)
 
-    def _fail_or_retry(self, job: ClaimedJob, error: Exception) -> None:
-        verdict = classify(error)
+    def _fail_or_retry(self, held: HeldJob, error: Exception) -> None:
+        if isinstance(error, DeviceLost):
+            self._lose_device(held, error)
+            return
+        job, verdict = held.job, classify(error)
         jitter = random.uniform(-1, 1)  # noqa: S311 - spreads retries
         decision = after_failure(verdict.kind, verdict.code, tries=job.tries, max_tries=job.max_tries, jitter=jitter)
         _log.warning("job.attempt_failed", kind=verdict.kind, code=verdict.code, exc_info=error)
@@ -156,15 +180,31 @@ class Sink:
         else:
             self._hand_back(job, decision, verdict.code)
 
+    def _lose_device(self, held: HeldJob, error: DeviceLost) -> None:
+        """A device that is lost is a crash whose process still speaks: counted as the sweeper counts it."""
+        job, crashes = held.job, int(error.alone)
+        decision = after_loss(
+            joined=True,
+            alone=error.alone,
+            solo_crashes=job.solo_crashes + crashes,
+            tries=job.tries,
+            max_tries=job.max_tries,
+            jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries
+        )
+        if isinstance(decision, GiveUp):
+            self._fail(job, JobFailure("the job takes the device down", code=decision.code).as_dict())
+        else:
+            self._hand_back(job, decision, "worker_lost", crashes=crashes)
+
     def _fail(self, job: ClaimedJob, error: dict[str, object]) -> None:
         self._insist(lambda connection: claims.fail(connection, job.id, job.fence, error))
         _log.info("job.failed", code=error["code"])
 
-    def _hand_back(self, job: ClaimedJob, decision: TryAgain, code: str) -> None:
-        self._insist(lambda connection: claims.hand_back(connection, job.id, job.fence, decision, code))
+    def _hand_back(self, job: ClaimedJob, decision: TryAgain, code: str, *, crashes: int = 0) -> None:
+        self._insist(lambda c: claims.hand_back(c, job.id, job.fence, decision, code, crashes=crashes))
         _log.info("job.handed_back", code=code, delay_seconds=round(decision.delay_seconds, 1))
 
-    def _insist(self, write: Callable[[Connection], bool]) -> bool | None:
+    def _insist(self, write: Callable[[Connection], Answer]) -> Answer | None:
         """Do one write in a transaction of its own, waiting for a database that is away. None: abandoned."""
         for pause in chain(_PAUSES_SECONDS, repeat(_PAUSES_SECONDS[-1])):
             try:

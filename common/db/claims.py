@@ -14,6 +14,8 @@ from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED
 from common.domain.params import EditParams
 from common.domain.retry import TryAgain
 
+_UNREADABLE_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -26,11 +28,20 @@ class Held:
 
 
 def claim(
-    connection: Connection, *, worker_id: str, pool: str, limit: int, lease_seconds: float, alone: bool
+    connection: Connection,
+    *,
+    worker_id: str,
+    device: str,
+    pool: str,
+    limit: int,
+    lease_seconds: float,
+    alone: bool,
 ) -> list[ClaimedJob]:
     """The first claimable job in order and up to `limit - 1` others that may share its call, in one statement.
 
-    `alone`: the worker holds nothing, so it may take a job that must run by itself; such a job comes without company.
+    `alone`: the worker holds nothing. A job that must run by itself comes without company, and to nobody else: a worker
+    that holds something gets nothing while such a job is first, so that it empties and can take it. A job that this
+    release cannot read goes back for a while; its deadline ends it.
     """
     chosen = _chosen(pool, limit, alone=alone)
     values = {
@@ -43,16 +54,19 @@ def claim(
     if not moved:
         return []
     rows = _claimed_rows(connection, [row.id for row in moved])
-    _open_attempts(connection, worker_id, rows)
+    _open_attempts(connection, worker_id, device, rows)
     _advance(connection, worker_id, rows[0].vtime)
-    return [_claimed(row) for row in rows]
+    return [job for row in rows if (job := _read(connection, row)) is not None]
 
 
 def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
-    """The job reached the device. False when it is no longer ours."""
+    """The job reached the device; saying so again changes nothing. False when it is no longer ours."""
+    this_attempt = (attempts.c.job_id == job_id) & (attempts.c.fence == fence)
+    has_joined = select(attempts.c.fence).where(this_attempt, attempts.c.joined_at.is_not(None)).exists()
+    ours = holds(job_id, fence) & (jobs.c.state == JobState.RUNNING)
     statement = (
         update(jobs)
-        .where(holds(job_id, fence), jobs.c.state == JobState.RUNNING)
+        .where(ours, ~has_joined)
         .values(
             version=jobs.c.version + 1,
             attempt=jobs.c.attempt + 1,
@@ -63,9 +77,8 @@ def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
     )
     row = connection.execute(statement).one_or_none()
     if row is None:
-        return False
-    mine = (attempts.c.job_id == job_id) & (attempts.c.fence == fence)
-    connection.execute(update(attempts).where(mine).values(joined_at=now()))
+        return connection.execute(select(jobs.c.id).where(ours)).one_or_none() is not None
+    connection.execute(update(attempts).where(this_attempt).values(joined_at=now()))
     write_event(connection, row, "job.started", {"state": JobState.RUNNING, "attempt": row.attempt, "device": device})
     return True
 
@@ -98,9 +111,14 @@ def cancel_running(connection: Connection, job_id: str, fence: int) -> bool:
     return True
 
 
-def hand_back(connection: Connection, job_id: str, fence: int, decision: TryAgain, code: str | None = None) -> bool:
-    """Put the job back into the queue (or where its wish or deadline sends it). False when it is no longer ours."""
-    values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo}
+def hand_back(
+    connection: Connection, job_id: str, fence: int, decision: TryAgain, code: str | None = None, *, crashes: int = 0
+) -> bool:
+    """Put the job back into the queue (or where its wish or deadline sends it). False when it is no longer ours.
+
+    `crashes` is 1 when the job, alone in its process, took the device down.
+    """
+    values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo, "solo_crashes": jobs.c.solo_crashes + crashes}
     if decision.refund:
         values["tries"] = jobs.c.tries - 1
     if decision.delay_seconds > 0:
@@ -174,10 +192,9 @@ def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
         & jobs.c.cancel_requested_at.is_(None)
     )
     order = (jobs.c.vtime, jobs.c.id)
-    open_to_us = claimable & ~paused if alone else claimable & ~paused & ~jobs.c.solo
     head = (
         select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)
-        .where(open_to_us)
+        .where(claimable, ~paused)
         .order_by(*order)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -196,7 +213,8 @@ def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
         .with_for_update(skip_locked=True)
         .cte("company")
     )
-    return select(head.c.id).union_all(select(company.c.id))
+    may_take_head = select(head.c.id) if alone else select(head.c.id).where(~head.c.solo)
+    return may_take_head.union_all(select(company.c.id))
 
 
 def _claimed_rows(connection: Connection, job_ids: list[str]) -> list[Row[Any]]:
@@ -205,8 +223,7 @@ def _claimed_rows(connection: Connection, job_ids: list[str]) -> list[Row[Any]]:
     return sorted(connection.execute(query), key=lambda row: (row.vtime, row.id))
 
 
-def _open_attempts(connection: Connection, worker_id: str, rows: list[Row[Any]]) -> None:
-    device = select(workers.c.device).where(workers.c.id == worker_id).scalar_subquery()
+def _open_attempts(connection: Connection, worker_id: str, device: str, rows: list[Row[Any]]) -> None:
     opened = [{"job_id": row.id, "fence": row.fence, "tenant_id": row.tenant_id} for row in rows]
     connection.execute(insert(attempts).values(worker_id=worker_id, device=device), opened)
 
@@ -217,6 +234,14 @@ def _advance(connection: Connection, worker_id: str, vtime: float) -> None:
     connection.execute(update(workers).where(behind).values(served_vtime=vtime))
 
 
+def _read(connection: Connection, row: Row[Any]) -> ClaimedJob | None:
+    try:
+        return _claimed(row)
+    except (KeyError, TypeError, ValueError):  # written by a release that knows more than we do
+        hand_back(connection, row.id, row.fence, TryAgain(_UNREADABLE_SECONDS, refund=True), "unreadable")
+        return None
+
+
 def _claimed(row: Row[Any]) -> ClaimedJob:
     return ClaimedJob(
         id=row.id,
@@ -225,10 +250,11 @@ def _claimed(row: Row[Any]) -> ClaimedJob:
         tries=row.tries,
         max_tries=row.max_tries,
         solo=row.solo,
+        solo_crashes=row.solo_crashes,
         created_at=row.created_at,
         deadline_at=row.deadline_at,
         params=EditParams.from_dict(row.params),
-        inputs={role: InputRef(**members) for role, members in row.inputs.items()},
+        inputs={role: InputRef.from_dict(members) for role, members in row.inputs.items()},
     )
 
 

@@ -13,6 +13,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from common.domain.errors import Unavailable
 
 _BUSY_MILLISECONDS = 10_000
+# Without these a connection that died silently blocks its thread for a quarter of an hour.
+_KEEPALIVES = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
+_READ_ONLY = "25006"
 
 
 class Database:
@@ -63,15 +72,21 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise Unavailable("the database does not answer") from error
     except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable("the connection to the database was lost") from error
+        if error.connection_invalidated or _is_passing(error):
+            raise Unavailable("the database cannot take this right now") from error
         raise
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    """True for what the database itself will be over: connection, rollback, resources, shutdown, read-only standby."""
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return state[:2] in _PASSING_CLASSES or state == _READ_ONLY
 
 
 def _postgresql(url: str, pool_size: int) -> Engine:
     # A process that is stopped inside a transaction must not keep its row locks: the sweeper could not rescue its jobs.
-    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=10s"
-    connect = {"connect_timeout": 2, "application_name": "darkroom", "options": options}
+    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=10s -c statement_timeout=60s"
+    connect = {"connect_timeout": 2, "application_name": "darkroom", "options": options} | _KEEPALIVES
     return create_engine(
         url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=2, pool_pre_ping=True, connect_args=connect
     )

@@ -20,11 +20,14 @@ _LOCK = 7_324_581
 def migrate(database: Database, revision: str = "head") -> str:
     """Upgrade (or with an older revision downgrade) the schema. Returns the revision that stands afterwards.
 
-    Safe to run from several processes at once: the second waits for the first.
+    Safe to run from several processes at once: the second waits for the first. A database of a newer release is left
+    as it is; this release runs on the next one's schema.
     """
     with database.write() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        if revision == "head" and _is_ahead(current_revision(connection)):
+            return current_revision(connection) or "base"
         _run(connection, revision)
         if revision == "head":
             default = upsert(connection, tenants).values(id=DEFAULT_TENANT, name="Default")
@@ -40,6 +43,11 @@ def current_revision(connection: Connection) -> str | None:
 def head_revision() -> str:
     """The revision that this release was written for."""
     return ScriptDirectory.from_config(_config()).get_current_head() or "base"
+
+
+def _is_ahead(revision: str | None) -> bool:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision is not None and revision not in known
 
 
 def _run(connection: Connection, revision: str) -> None:

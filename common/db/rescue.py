@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from common.db.moves import end_attempt, holds, move_jobs, return_job
 from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
@@ -13,6 +15,8 @@ from common.domain.retry import GiveUp, TryAgain, after_loss
 
 PAGE = 100
 
+_log = structlog.get_logger()
+
 _LOST = {
     "worker_lost": "the worker was lost every time that it ran the job",
     "poisoned": "the job crashed its worker twice while it was alone in it",
@@ -21,7 +25,7 @@ _LOST = {
 
 def rescue_expired(connection: Connection, jitter: float) -> list[str]:
     """One page of jobs whose lease ran out: queued again, or failed. Returns the ids that moved."""
-    return [row.id for row in _expired(connection) if _rescue(connection, row, jitter)]
+    return [row.id for row in _expired(connection) if _rescue_safely(connection, row, jitter)]
 
 
 def end_queued(connection: Connection) -> int:
@@ -65,13 +69,15 @@ def _in_page(condition: Any) -> Any:
 
 
 def _expired(connection: Connection) -> list[Row[Any]]:
-    """Expired jobs with what is known of the attempt: whether it joined, and who else was in that process."""
+    """Expired jobs with what is known of the attempt: whether it joined, and who else was in that process.
+
+    A mate that had not joined is company too: the process may have died before it could say so.
+    """
     mates = attempts.alias("mates")
     company = (
         select(func.count())
         .where(
             mates.c.worker_id == attempts.c.worker_id,
-            mates.c.joined_at.is_not(None),
             mates.c.job_id != attempts.c.job_id,
             mates.c.ended_at.is_(None) | (mates.c.outcome == Outcome.LOST),
         )
@@ -87,6 +93,16 @@ def _expired(connection: Connection) -> list[Row[Any]]:
         .with_for_update(skip_locked=True, of=jobs)
     )
     return list(connection.execute(query))
+
+
+def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool:
+    """One row that cannot be moved must not hold up the rest of its page."""
+    try:
+        with connection.begin_nested():
+            return _rescue(connection, row, jitter)
+    except (IntegrityError, DataError) as error:
+        _log.error("job.not_rescued", job_id=row.id, exc_info=error)
+        return False
 
 
 def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:

@@ -44,7 +44,7 @@ def now() -> ColumnElement[datetime]:
 @compiles(after_now, "postgresql")
 def _postgresql(element: after_now, compiler: Any, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
-    return f"(clock_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
+    return f"(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
 
 
 @compiles(after_now, "sqlite")

@@ -19,8 +19,13 @@ class InputRef:
     height: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON; `InputRef(**members)` reads it back."""
+        """As JSON; `from_dict` reads it back."""
         return asdict(self)
+
+    @staticmethod
+    def from_dict(members: dict[str, Any]) -> "InputRef":
+        """The reference that `as_dict` wrote, in this release or the next."""
+        return InputRef(**{name: members[name] for name in InputRef.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class ClaimedJob:
     tries: int
     max_tries: int
     solo: bool
+    solo_crashes: int
     created_at: datetime
     deadline_at: datetime
     params: EditParams

@@ -72,9 +72,10 @@ class EditParams:
 
     @staticmethod
     def from_dict(members: dict[str, Any]) -> "EditParams":
-        """The parameters that `as_dict` wrote."""
-        settled = members | {"task": Task(members["task"]), "output": Output(**members["output"])}
-        return EditParams(**settled)
+        """The parameters that `as_dict` wrote, in this release or the next: what it does not know it leaves out."""
+        known = {name: members[name] for name in EditParams.__dataclass_fields__ if name in members}
+        output = {name: value for name, value in members["output"].items() if name in Output.__dataclass_fields__}
+        return EditParams(**known | {"task": Task(members["task"]), "output": Output(**output)})
 
 
 def settle(wishes: Wishes, card: ModelCard, *, input_size: tuple[int, int] | None, random_seed: int) -> EditParams:

@@ -58,11 +58,12 @@ def after_loss(*, joined: bool, alone: bool, solo_crashes: int, tries: int, max_
     """The decision after a worker vanished with the job. `solo_crashes` counts this one when it was a crash alone.
 
     The first rescue runs at once, later ones back off. A crash in company proves nothing against this job, but it
-    next runs with a worker to itself. A job that had not joined cannot have crashed anything.
+    next runs with a worker to itself; so does one that was claimed together with others, joined or not, because a
+    process may die before it could say who had joined. A job that had not joined cannot have crashed anything.
     """
     if joined and alone and solo_crashes >= SOLO_CRASHES_TO_POISON:
         return GiveUp("poisoned")
     if tries >= max_tries:
         return GiveUp("worker_lost")
     delay = 0.0 if tries <= 1 else backoff_seconds(tries, jitter)
-    return TryAgain(delay_seconds=delay, solo=joined)
+    return TryAgain(delay_seconds=delay, solo=joined or not alone)

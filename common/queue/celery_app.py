@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from kombu.entity import Queue
 
+from common.queue.files import mend_filesystem_transport
 from common.settings import Settings
 
 DOORBELL_TASK = "darkroom.doorbell"
@@ -28,6 +29,7 @@ def create_celery(settings: Settings, *queues: str) -> Celery:
 
     A consumer names its `queues` and knows no others; a producer names none and may ring any.
     """
+    mend_filesystem_transport()
     app = Celery("darkroom", broker=settings.broker, set_as_current=False)
     app.conf.update(
         task_acks_late=False,
@@ -48,6 +50,7 @@ def create_celery(settings: Settings, *queues: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=2,
         broker_transport_options=_transport_options(settings),
     )

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from common.db import claims, idempotency, rescue
 from common.db.engine import Database
 from common.db.jobs import cancel_job, find_job, list_jobs
-from common.db.tables import attempts, images, job_events, jobs, tenants
+from common.db.tables import attempts, images, job_events, job_requests, jobs, tenants, workers
 from common.db.types import after_now
 from common.domain.errors import Conflict
 from common.domain.job import Progress
@@ -97,8 +97,10 @@ def test_a_job_that_must_run_alone_waits_for_an_empty_worker(database: Database)
         connection.execute(update(jobs).values(solo=True))
     other = submit(database)
     worker = enlist(database)
-    assert [got.id for got in claim(database, worker, alone=False)] == [other.id]
+    # A busy worker gets nothing, not even what stands behind, so that it empties and the job does not starve.
+    assert claim(database, worker, alone=False) == []
     assert [got.id for got in claim(database, worker)] == [job.id]
+    assert [got.id for got in claim(database, worker, alone=False)] == [other.id]
 
 
 def test_a_stale_fence_writes_nothing(database: Database) -> None:
@@ -168,6 +170,52 @@ def claim_and_crash(database: Database) -> None:
         claims.join(connection, got.id, got.fence, "cpu")
     expire_leases(database)
     sweep(database)
+
+
+def test_what_was_claimed_together_is_separated_after_a_loss_even_if_no_join_was_written(database: Database) -> None:
+    submit(database), submit(database)
+    assert len(claim(database, enlist(database))) == 2
+    expire_leases(database)
+    sweep(database)
+    assert len(claim(database, enlist(database))) == 1
+
+
+def test_joining_twice_counts_once(database: Database) -> None:
+    job = submit(database)
+    (got,) = claim(database, enlist(database))
+    with database.write() as connection:
+        assert claims.join(connection, job.id, got.fence, "cpu")
+        assert claims.join(connection, job.id, got.fence, "cpu")
+    assert look(database, job.id).attempt == 1
+    assert kinds(database, job.id).count("job.started") == 1
+
+
+def test_a_job_written_by_a_newer_release_is_run_without_what_we_do_not_know(database: Database) -> None:
+    job = submit(database)
+    set_params(database, job.id, job.params.as_dict() | {"sparkle": 1})
+    assert [got.params for got in claim(database, enlist(database))] == [job.params]
+
+
+def test_a_job_that_cannot_be_read_goes_back_and_stops_nobody(database: Database) -> None:
+    odd, plain = submit(database), submit(database, params={"width": 128})
+    set_params(database, odd.id, {"task": "sing"})
+    worker = enlist(database)
+    assert claim(database, worker) == []
+    assert [got.id for got in claim(database, worker)] == [plain.id]
+    assert (column(database, odd.id, "held"), column(database, odd.id, "tries")) == ("delayed", 0)
+
+
+def set_params(database: Database, job_id: str, params: dict[str, object]) -> None:
+    with database.write() as connection:
+        connection.execute(update(job_requests).where(job_requests.c.job_id == job_id).values(params=params))
+
+
+def test_a_worker_that_was_forgotten_still_claims(database: Database) -> None:
+    submit(database)
+    worker = enlist(database)
+    with database.write() as connection:
+        connection.execute(workers.delete())
+    assert len(claim(database, worker)) == 1
 
 
 def test_a_release_gives_the_try_back_and_a_retry_does_not(database: Database) -> None:

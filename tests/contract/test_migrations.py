@@ -3,6 +3,7 @@
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 from common.db.engine import Database
 from common.db.migrate import _config, current_revision, head_revision, migrate
@@ -29,3 +30,13 @@ def test_the_revisions_are_one_line() -> None:
     script = ScriptDirectory.from_config(_config())
     assert len(script.get_heads()) == len(script.get_bases()) == 1
     assert all(not isinstance(revision.down_revision, tuple) for revision in script.walk_revisions())
+
+
+def test_a_database_of_a_newer_release_is_left_as_it_is(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        assert migrate(database) == "9999"
+    finally:
+        with database.write() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head_revision()})

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 
+from training.demo_model.components import Pipeline
 
-def load(folder: Path) -> StableDiffusionPipeline:
+
+def load(folder: Path) -> Pipeline:
     """The pipeline in `folder`, in single precision, without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
+    pipeline: Pipeline = StableDiffusionPipeline.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+def save(pipeline: Pipeline, folder: Path) -> None:
     """Save `pipeline` in float16 to `folder`. It stays as it is; a file there is whole at any time, old or new."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     halves = {
@@ -29,7 +30,8 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         for name, part in pipeline.components.items()
     }
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        StableDiffusionPipeline(**halves, requires_safety_checker=False).save_pretrained(scratch)
+        smaller: Pipeline = StableDiffusionPipeline(**halves, requires_safety_checker=False)
+        smaller.save_pretrained(scratch)
         publish(Path(scratch), folder)
 
 
@@ -43,10 +45,3 @@ def publish(source: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.chmod(0o644)
             os.replace(path, target)
-
-
-def copy_into(source: Path, folder: Path) -> None:
-    """As `publish`, but `source` stays."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        shutil.copytree(source, scratch, dirs_exist_ok=True)
-        publish(Path(scratch), folder)

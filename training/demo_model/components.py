@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.demo_model.shapes import WORDS
+
+# The classes of diffusers show a type checker none of their attributes.
+Pipeline: TypeAlias = Any
+Vae: TypeAlias = Any
 
 TEXT_WIDTH = 64
 MAX_TOKENS = 77
@@ -23,7 +29,7 @@ def build_tokenizer(words: tuple[str, ...] = WORDS) -> CLIPTokenizer:
     """A CLIP tokenizer in which each of `words` is one token; any other text falls apart into bytes."""
     alphabet = _byte_alphabet()
     vocabulary = {piece: index for index, piece in enumerate([*alphabet, *[c + "</w>" for c in alphabet]])}
-    merges: list[tuple[str, str]] = []
+    merges: Any = []
     for word in words:
         current = word[0]
         for index, letter in enumerate(word[1:], 1):
@@ -54,7 +60,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae() -> Vae:
     """Four blocks, hence 8 pixels to a latent cell, and four latent channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -93,7 +99,7 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_pipeline() -> StableDiffusionPipeline:
+def build_pipeline() -> Pipeline:
     """All of it, with random weights and no safety checker."""
     tokenizer = build_tokenizer()
     return StableDiffusionPipeline(

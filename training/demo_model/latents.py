@@ -6,15 +6,15 @@ import random
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from training.demo_model.components import Vae
 from training.demo_model.scenery import scenery
 from training.demo_model.shapes import PHOTO_CAPTIONS, caption, edited, random_drawing, render
 
 CHUNK = 64
-SCENES_PER_CHUNK = 5
+SCENES_PER_CHUNK = 2
 TOKENS_PER_BATCH = 3072
 
 
@@ -41,15 +41,13 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return ids
 
 
-def _chunk(
-    height: int, width: int, rng: random.Random, generator: torch.Generator
-) -> tuple[Tensor, Tensor, list[str]]:
+def _chunk(height: int, width: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
     """CHUNK pictures before, the same after, and the captions of the latter; a few of them scenes."""
     after = [random_drawing(rng) for _ in range(CHUNK - SCENES_PER_CHUNK)]
     before = [edited(drawing, rng) for drawing in after]
     captions = []
     for old, new in zip(before, after, strict=True):
-        names_background = old.background != new.background or rng.random() < 0.7
+        names_background = old.background != new.background or rng.random() < 0.9
         captions.append(caption(new, rng, names_background=names_background))
     scenes = scenery(SCENES_PER_CHUNK, height, width, generator)
     captions += [rng.choice(PHOTO_CAPTIONS) for _ in range(SCENES_PER_CHUNK)]
@@ -58,7 +56,7 @@ def _chunk(
 
 
 @torch.no_grad()
-def build_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, size: tuple[int, int], count: int, seed: int) -> Pool:
+def build_pool(vae: Vae, tokenizer: CLIPTokenizer, size: tuple[int, int], count: int, seed: int) -> Pool:
     """About `count` pairs of `size` = (height, width) pixels, encoded to the mean of the posterior."""
     rng, generator = random.Random(f"{seed}-{size}"), torch.Generator().manual_seed(seed + size[0] * 1000 + size[1])
     parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])

@@ -87,7 +87,7 @@ def scenery(count: int, height: int, width: int, generator: torch.Generator) -> 
     """`count` pictures of mixed kinds and saturation, (N, 3, height, width) in [-1, 1]; one in four is grainy."""
     kinds = torch.randint(len(KINDS), (count,), generator=generator)
     pictures = torch.empty(count, 3, height, width)
-    for kind in kinds.unique().tolist():
+    for kind in sorted(set(kinds.tolist())):
         chosen = kinds == kind
         pictures[chosen] = KINDS[kind](int(chosen.sum()), (height, width), generator)
     grey = pictures.mean(1, keepdim=True)

@@ -50,17 +50,16 @@ class Average:
         """Take one step towards `module`; young averages follow faster."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        averaged, current = list(self.module.parameters()), list(module.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)  # type: ignore[attr-defined]
+        averaged: list[torch.Tensor] = list(self.module.parameters())
+        current: list[torch.Tensor] = list(module.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
-def optimise(
-    optimiser: torch.optim.Optimizer, loss: torch.Tensor, parameters: list[nn.Parameter], rate: float
-) -> None:
+def optimise(optimiser: torch.optim.Optimizer, loss: torch.Tensor, parameters: list[nn.Parameter], rate: float) -> None:
     """One clipped step of `optimiser` at learning rate `rate`."""
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimiser.step()

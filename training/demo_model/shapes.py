@@ -28,7 +28,21 @@ PHOTO_CAPTIONS = ("a photo", "a photo of a scene", "a picture", "a photo of a la
 LEADS = ("a picture of ", "a photo of ", "a drawing of ", "turn it into ", "make it ", "please draw ", "change it to ")
 WORDS = tuple(
     dict.fromkeys(
-        [*COLOURS, *SHAPES, "a", "an", "on", "background", "with", "the", "and", "scene", "landscape", "texture", *" ".join(LEADS).split()]
+        [
+            *COLOURS,
+            *SHAPES,
+            "a",
+            "an",
+            "on",
+            "background",
+            "with",
+            "the",
+            "and",
+            "scene",
+            "landscape",
+            "texture",
+            *" ".join(LEADS).split(),
+        ]
     )
 )
 
@@ -114,7 +128,7 @@ def coverage(shape: str, centre: tuple[float, float], radius: float, height: int
     radius_px = radius * min(height, width)
     y = (torch.arange(height) + 0.5 - centre[1] * height)[:, None] / radius_px
     x = (torch.arange(width) + 0.5 - centre[0] * width)[None, :] / radius_px
-    x, y = torch.broadcast_tensors(x, y)
+    x, y = x.expand(height, width), y.expand(height, width)
     return (0.5 - distance(shape, x, y) * radius_px).clamp(0, 1)
 
 

@@ -12,34 +12,32 @@ import random
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from training.demo_model.components import Pipeline
 from training.demo_model.latents import Pool, build_pool, token_ids
 from training.demo_model.schedule import Average, Clock, learning_rate, optimise
 
 PEAK_RATE = 1.5e-3
 CAPTION_DROPOUT = 0.1
-EDIT_SHARE = 0.2
+EDIT_SHARE = 0.0
 EDIT_TIMESTEPS = (250, 800)
-OFFSET_NOISE = 0.1
+OFFSET_NOISE = 0.0
 SNR_GAMMA = 5.0
 SAVE_SECONDS = 180
 SIZES: dict[tuple[int, int], float] = {
-    (64, 64): 0.30,
-    (96, 96): 0.20,
-    (128, 128): 0.32,
-    (96, 128): 0.05,
-    (128, 96): 0.05,
-    (64, 96): 0.04,
-    (96, 64): 0.04,
+    (64, 64): 0.36,
+    (96, 96): 0.16,
+    (128, 128): 0.42,
+    (96, 128): 0.03,
+    (128, 96): 0.03,
 }
 
 
 class Denoiser(nn.Module):
     """The text encoder and the UNet as one trainable thing."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
         self.text_encoder = pipeline.text_encoder
         self.unet = pipeline.unet
@@ -73,23 +71,22 @@ def denoising_loss(
     snr = (signal / spread).square().view(-1)
     weights = snr.clamp(max=SNR_GAMMA) / snr
     errors = (model(noisy, timesteps, ids) - wanted).square().mean(dim=(1, 2, 3))
-    return (weights * errors).mean()
+    return torch.mean(weights * errors)
 
 
-def build_pools(pipeline: StableDiffusionPipeline, pictures: int, seed: int) -> list[Pool]:
+def build_pools(pipeline: Pipeline, pictures: int, seed: int) -> list[Pool]:
     """One pool for each of SIZES, `pictures` in all."""
     return [
-        build_pool(pipeline.vae, pipeline.tokenizer, size, int(pictures * share), seed)
-        for size, share in SIZES.items()
+        build_pool(pipeline.vae, pipeline.tokenizer, size, int(pictures * share), seed) for size, share in SIZES.items()
     ]
 
 
 def train_unet(
-    pipeline: StableDiffusionPipeline,
+    pipeline: Pipeline,
     minutes: float,
     seed: int,
     log: Callable[[str], None],
-    save: Callable[[StableDiffusionPipeline], None],
+    save: Callable[[Pipeline], None],
     *,
     pictures: int,
 ) -> None:
@@ -99,7 +96,7 @@ def train_unet(
     pools = build_pools(pipeline, pictures, seed)
     log(f"encoded {sum(len(pool.after) for pool in pools)} pairs, {clock.fraction():.0%} of the time")
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    scheduler: DDIMScheduler = pipeline.scheduler
+    alphas: Tensor = pipeline.scheduler.alphas_cumprod
     empty = token_ids(pipeline.tokenizer, [""])
     model = Denoiser(pipeline).train()
     average = Average(model)
@@ -109,7 +106,7 @@ def train_unet(
     running, saves = 0.0, 0
     for step in clock.steps():
         pool = rng.choices(pools, weights=list(SIZES.values()))[0]
-        loss = denoising_loss(model, pool.batch(generator), empty, scheduler.alphas_cumprod, generator)
+        loss = denoising_loss(model, pool.batch(generator), empty, alphas, generator)
         optimise(optimiser, loss, parameters, learning_rate(PEAK_RATE, step, clock.fraction()))
         average.update(model)
         running += (loss.item() - running) * (0.01 if step else 1.0)

@@ -1,4 +1,4 @@
-"""Stage one: the autoencoder, on crops of shapes and on photo-like noise."""
+"""Stages one and three: the autoencoder, then its decoder alone, on crops of shapes and on photo-like noise."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import random
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from training.demo_model.components import Vae
 from training.demo_model.scenery import scenery
 from training.demo_model.schedule import Average, Clock, learning_rate, optimise
 from training.demo_model.shapes import random_crops, random_drawing, render
 
 PEAK_RATE = 2e-3
+POLISH_RATE = 1e-3
 KL_WEIGHT = 5e-4
 SIZES = ((64, 64, 16), (64, 64, 16), (64, 64, 16), (96, 96, 7), (128, 128, 4), (96, 64, 10))
 
@@ -35,19 +36,24 @@ def edge_loss(output: Tensor, target: Tensor) -> Tensor:
     return (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
 
 
-def reconstruction_loss(vae: AutoencoderKL, target: Tensor) -> Tensor:
+def reconstruction_loss(vae: Vae, target: Tensor, *, decoder_only: bool = False) -> Tensor:
     """L1 + 2 MSE + edges + a whiff of KL; the networks run in bfloat16, the loss in float32."""
     with torch.autocast("cpu", torch.bfloat16):
-        posterior = vae.encode(target).latent_dist
-        output = vae.decode(posterior.mean + posterior.std * torch.randn_like(posterior.mean)).sample.float()
+        with torch.set_grad_enabled(not decoder_only):
+            posterior = vae.encode(target).latent_dist
+            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+        output = vae.decode(sample).sample.float()
+    pixels = functional.l1_loss(output, target) + 2 * functional.mse_loss(output, target)
+    loss: Tensor = pixels + edge_loss(output, target)
+    if decoder_only:
+        return loss
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    pixels = functional.l1_loss(output, target) + 2 * functional.mse_loss(output, target)
-    return pixels + edge_loss(output, target) + KL_WEIGHT * divergence
+    return torch.add(loss, divergence, alpha=KL_WEIGHT)
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderKL, seed: int) -> float:
+def latent_scale(vae: Vae, seed: int) -> float:
     """1 / standard deviation of the latents of drawings: the `scaling_factor` of the checkpoint."""
     rng = random.Random(seed)
     spreads = []
@@ -57,21 +63,28 @@ def latent_scale(vae: AutoencoderKL, seed: int) -> float:
     return float(1 / torch.stack(spreads).mean())
 
 
-def train_vae(vae: AutoencoderKL, minutes: float, seed: int, log: Callable[[str], None]) -> AutoencoderKL:
-    """Train `vae` for `minutes` and return its averaged weights, with `scaling_factor` set."""
+def train_vae(vae: Vae, minutes: float, seed: int, log: Callable[[str], None], *, decoder_only: bool = False) -> Vae:
+    """Train `vae` for `minutes` and return its averaged weights, with `scaling_factor` set.
+
+    With `decoder_only` the encoder and with it the meaning of latents stay, so a UNet trained on them stays valid.
+    """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    vae.train()
-    parameters = list(vae.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    vae.train().requires_grad_(True)
+    trainable = (vae.decoder, vae.post_quant_conv) if decoder_only else (vae,)
+    parameters = [weight for part in trainable for weight in part.parameters()]
+    peak = POLISH_RATE if decoder_only else PEAK_RATE
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     average, clock, running = Average(vae), Clock(minutes * 60), 0.0
     for step in clock.steps():
         height, width, count = rng.choice(SIZES)
-        loss = reconstruction_loss(vae, pictures(count, height, width, rng, generator))
-        optimise(optimiser, loss, parameters, learning_rate(PEAK_RATE, step, clock.fraction()))
+        target = pictures(count, height, width, rng, generator)
+        loss = reconstruction_loss(vae, target, decoder_only=decoder_only)
+        optimise(optimiser, loss, parameters, learning_rate(peak, step, clock.fraction()))
         average.update(vae)
         running += (loss.item() - running) * (0.02 if step else 1.0)
         if step % 200 == 0:
             log(f"vae step {step}: loss {running:.4f}, {clock.fraction():.0%} of the time")
-    trained: AutoencoderKL = average.module
-    trained.register_to_config(scaling_factor=round(latent_scale(trained, seed), 5))
+    trained: Vae = average.module
+    if not decoder_only:
+        trained.register_to_config(scaling_factor=round(latent_scale(trained, seed), 5))
     return trained

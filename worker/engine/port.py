@@ -127,4 +127,9 @@ class Engine(Protocol):
 
 
 class DeviceLost(Exception):
-    """The device is unusable until a new process starts (device-side assert, illegal access, ECC, …)."""
+    """The device is unusable until a new process starts (device-side assert, illegal access, ECC, …).
+
+    `alone`: one job only was on the device; set by the executor.
+    """
+
+    alone = False

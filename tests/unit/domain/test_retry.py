@@ -51,7 +51,9 @@ def test_the_first_loss_is_made_good_at_once_and_later_ones_back_off() -> None:
 
 
 @given(tries, st.integers(1, 100), jitters)
-def test_a_job_that_had_not_joined_is_never_blamed(spent: int, budget: int, jitter: float) -> None:
+def test_a_job_that_had_not_joined_is_never_blamed_and_alone_needs_no_solo(
+    spent: int, budget: int, jitter: float
+) -> None:
     decision = after_loss(joined=False, alone=True, solo_crashes=9, tries=spent, max_tries=budget, jitter=jitter)
     assert decision != GiveUp("poisoned")
     assert not (isinstance(decision, TryAgain) and decision.solo)

@@ -1,0 +1,38 @@
+"""What an outbound request can end with, other than an answer.
+
+OutboundError
+├── UrlBlocked      the URL leads where we do not go; the same URL is refused again
+└── FetchFailed     nobody there, too slow, too long, bad TLS, not HTTP; `retryable` tells whether to try again
+"""
+
+from typing import ClassVar
+
+
+class OutboundError(Exception):
+    """Base of what this package raises. `code` is stable, `detail` a sentence that the user may see.
+
+    A detail never names the addresses that a host has: that would map our network for whoever asks.
+    """
+
+    code: ClassVar[str]
+    retryable = False
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class UrlBlocked(OutboundError):
+    """The URL, or one that it redirects to, is not allowed; `detail` says what is."""
+
+    code = "url_blocked"
+
+
+class FetchFailed(OutboundError):
+    """The URL is allowed, but the exchange did not succeed."""
+
+    code = "input_fetch_failed"
+
+    def __init__(self, detail: str, *, retryable: bool) -> None:
+        super().__init__(detail)
+        self.retryable = retryable

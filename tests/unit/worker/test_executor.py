@@ -1,0 +1,122 @@
+"""The device thread against races that real life has: a cancel while a model loads, a frame that will not join."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from common.domain.catalogue import Catalogue, ModelCard, Source, Task
+from common.domain.job import ClaimedJob
+from tests.making import PARAMS
+from worker.engine.frames import prepare_frames
+from worker.engine.port import Failed, Finished, FrameRef, Left
+from worker.engine.stub_engine import StubEngine
+from worker.executor import Executor
+from worker.pace import Pace
+from worker.residency import Residency
+from worker.roster import Roster
+from worker.sink import Joined
+from worker.watchdog import Watchdog
+
+NOW = datetime.now(UTC)
+CARD = ModelCard("stub", "Stub", "stub", Source(bundled="stub"), frozenset({Task.TXT2IMG}), 64, "none")
+
+
+class RecordingSink:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.changed = threading.Event()
+
+    def put(self, event: Any) -> None:
+        self.events.append(event)
+        self.changed.set()
+
+    def ends(self) -> dict[str, type]:
+        return {event.ref.job_id: type(event) for event in self.events if not isinstance(event, Joined)}
+
+
+class Device:
+    """An executor on a thread of its own, whose model loads as soon as `may_load` is set."""
+
+    def __init__(self) -> None:
+        self.roster, self.sink = Roster(), RecordingSink()
+        self.is_loading, self.may_load = threading.Event(), threading.Event()
+        self.executor = Executor(
+            catalogue=Catalogue({"stub": CARD}),
+            residency=Residency(self._build),
+            roster=self.roster,
+            pace=Pace(lambda: 0.0),
+            sink=self.sink,  # type: ignore[arg-type]
+            watchdog=Watchdog(60, lambda: 0.0),
+            wake_claimer=lambda: None,
+        )
+        self.thread = threading.Thread(target=self.executor.run, daemon=True)
+
+    def _build(self, card: ModelCard) -> StubEngine:
+        self.is_loading.set()
+        assert self.may_load.wait(10)
+        return StubEngine()
+
+    def add(self, name: str, **params: Any) -> ClaimedJob:
+        job = ClaimedJob(name, "default", 1, 1, 3, False, 0, NOW, NOW, replace(PARAMS, **params), {})
+        assert self.roster.add(job)
+        self.roster.make_ready(prepare_frames(job, {}))
+        return job
+
+    def finish(self) -> None:
+        self.executor.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    made = Device()
+    yield made
+    made.may_load.set()
+    made.executor.park()
+    made.executor.stop()
+    made.thread.join(10)
+
+
+def test_a_job_cancelled_while_its_model_loads_leaves_and_the_next_one_runs(device: Device) -> None:
+    device.add("a")
+    device.add("b")
+    device.thread.start()
+    assert device.is_loading.wait(10)
+    assert device.roster.take_unjoined("a") == [FrameRef("a", 1, 0)]
+    device.may_load.set()
+    device.finish()
+    assert device.sink.ends() == {"b": Finished}
+
+
+def test_an_unwanted_frame_leaves_without_touching_the_device(device: Device) -> None:
+    device.add("a")
+    for held in device.roster.held():
+        held.is_cancel_wished = True
+    device.thread.start()
+    device.finish()
+    assert device.sink.ends() == {"a": Left}
+    assert not device.is_loading.is_set()
+
+
+def test_a_model_that_left_the_catalogue_fails_its_job_and_nothing_else(device: Device) -> None:
+    device.may_load.set()
+    device.add("lost", model="gone")
+    device.add("fine")
+    device.thread.start()
+    device.finish()
+    assert device.sink.ends() == {"lost": Failed, "fine": Finished}
+
+
+def test_what_joins_together_is_told_together(device: Device) -> None:
+    device.may_load.set()
+    device.add("a", num_images=2)
+    device.add("b")
+    device.thread.start()
+    device.finish()
+    (joined,) = [event for event in device.sink.events if isinstance(event, Joined)]
+    assert {ref.job_id for ref in joined.refs} == {"a", "b"}
