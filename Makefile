@@ -48,7 +48,7 @@ docs: $(INSTALLED) ## Write docs/schema.md and docs/settings.md anew from the co
 	$(BIN)/python docs/generate.py
 
 lock: ## Choose the versions of all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --all-extras --generate-hashes --no-header --no-emit-package torch \
+	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-emit-package torch \
 	  --output-file requirements/lock.txt
 
 clean: ## Remove everything that can be made again, but no data

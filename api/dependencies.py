@@ -31,6 +31,10 @@ class Decoder(Protocol):
 class Bell(Protocol):
     """What says that there is work, see `common.queue.doorbell`. Never blocks, never raises."""
 
+    @property
+    def is_ok(self) -> bool:
+        """False after a bell that the broker did not take."""
+
     def ring(self, pool: str, jobs: int = 1) -> None:
         """There are `jobs` new jobs in this pool."""
 

@@ -20,11 +20,16 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", summary="Should it get requests?", responses=PROBLEMS)
 def readyz(services: ServicesDep) -> Response:
-    """503 when the database is away or the process is stopping; without workers it is `degraded`, but ready."""
+    """503 when the database is away or the process is stopping.
+
+    Without workers, or with a broker that takes no bells, it is `degraded`, but ready: jobs are accepted all the same.
+    """
     if services.draining.is_set():
         raise Unavailable("the process is stopping")
     ready = count_workers(services)
-    return JSONResponse({"status": "ok" if ready else "degraded", "workers_ready": ready})
+    broker = "ok" if services.doorbell.is_ok else "degraded"
+    status = "ok" if ready and services.doorbell.is_ok else "degraded"
+    return JSONResponse({"status": status, "workers_ready": ready, "broker": broker})
 
 
 @router.get("/metrics", summary="Metrics for Prometheus")

@@ -21,7 +21,9 @@ _log = structlog.get_logger()
 
 
 class Doorbell(Protocol):
-    """Says that there is work. Never blocks, never raises."""
+    """Says that there is work. Never blocks, never raises. `is_ok` is False after a bell that failed."""
+
+    is_ok: bool
 
     def ring(self, pool: str, jobs: int = 1) -> None:
         """There are `jobs` new jobs in this pool."""
@@ -35,6 +37,8 @@ class Doorbell(Protocol):
 
 class NoDoorbell:
     """The doorbell of a deployment without a broker: workers poll."""
+
+    is_ok = True
 
     def ring(self, pool: str, jobs: int = 1) -> None:
         """Do nothing."""
@@ -52,6 +56,7 @@ class CeleryDoorbell:
     def __init__(self, app: Celery, live_workers: Callable[[str], int]) -> None:
         self._app = app
         self._live_workers = live_workers
+        self.is_ok = True
         self._bells: queue.Queue[tuple[str, int] | None] = queue.Queue(_BACKLOG)
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
@@ -79,7 +84,9 @@ class CeleryDoorbell:
         while (bell := self._bells.get()) is not None:
             try:
                 self._publish(*bell)
+                self.is_ok = True
             except Exception as error:  # the edge of the broker: any trouble means that workers poll
+                self.is_ok = False
                 _log.warning("doorbell.failed", error=type(error).__name__)
 
     def _publish(self, pool: str, jobs: int) -> None:

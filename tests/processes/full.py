@@ -64,5 +64,5 @@ def full_stack(folder: Path, **environment: str) -> Iterator[tuple[Stack, str]]:
         real["DARKROOM_MODELS_FILE"] = ""
     with fresh_postgres() as database_url:
         services = {"DARKROOM_DATABASE_URL": database_url, "DARKROOM_BROKER_URL": REDIS}
-        with stack(folder, **real, **services, **environment) as built:
+        with stack(folder, **(real | services | environment)) as built:
             yield built, start_api(built)

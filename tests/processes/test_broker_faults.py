@@ -3,11 +3,13 @@
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
 from common.domain.lifecycle import JobState
 from tests.making import submit
+from tests.processes.full import full_stack
 from tests.processes.harness import eventually, stack, until_finished
 
 pytestmark = pytest.mark.processes
@@ -46,4 +48,20 @@ def test_a_broker_that_answers_nonsense_costs_no_job_and_sigterm_still_drains(tm
         finally:
             client.delete(key)
             client.close()
+        database.close()
+
+
+@pytest.mark.postgres
+def test_submits_are_accepted_and_done_while_the_broker_is_away(tmp_path: Path) -> None:
+    with full_stack(tmp_path, DARKROOM_BROKER_URL="redis://127.0.0.1:1/0") as (built, url):
+        worker = built.worker()
+        database = built.database
+        with httpx.Client(base_url=url, timeout=10) as client:
+            made = [client.post("/v1/jobs", json={"prompt": "a blue square"}) for _ in range(3)]
+            assert [answer.status_code for answer in made] == [202, 202, 202]
+            for answer in made:
+                assert until_finished(database, answer.json()["id"]).state is JobState.SUCCEEDED
+            eventually(lambda: client.get("/readyz").json()["broker"] == "degraded", what="the report")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
         database.close()

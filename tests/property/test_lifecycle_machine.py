@@ -156,7 +156,7 @@ def test_no_history_breaks_the_lifecycle(database: Database) -> None:
 
     OnThisDatabase.database = database
     chosen = settings(
-        max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
     run_state_machine_as_test(OnThisDatabase, settings=chosen)  # type: ignore[no-untyped-call]
 

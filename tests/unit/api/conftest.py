@@ -61,7 +61,9 @@ class Api:
             if not getattr(self, "_worker", False):
                 register(connection, WORKER)
                 self._worker = True
-            (job,) = claim(connection, worker_id=WORKER.id, pool="default", limit=1, lease_seconds=60, alone=True)
+            (job,) = claim(
+                connection, worker_id=WORKER.id, device="cpu", pool="default", limit=1, lease_seconds=60, alone=True
+            )
             assert join(connection, job.id, job.fence, "cpu")
         return job
 

@@ -85,6 +85,7 @@ class RecordingBell:
     """Remembers who was rung, and what `look` saw at that moment."""
 
     rings: list[tuple[str, int]] = field(default_factory=list)
+    is_ok: bool = True
 
     def ring(self, pool: str, jobs: int = 1) -> None:
         self.rings.append((pool, jobs))

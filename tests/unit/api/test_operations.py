@@ -13,14 +13,23 @@ from tests.unit.api.conftest import Api, data_url
 
 
 def test_without_workers_it_is_degraded_but_ready(api: Api) -> None:
-    assert api.client.get("/readyz").json() == {"status": "degraded", "workers_ready": 0}
+    assert api.client.get("/readyz").json() == {"status": "degraded", "workers_ready": 0, "broker": "ok"}
 
 
 def test_with_a_worker_it_is_well(api: Api) -> None:
     api.submit()
     api.start()
 
-    assert api.client.get("/readyz").json() == {"status": "ok", "workers_ready": 1}
+    assert api.client.get("/readyz").json() == {"status": "ok", "workers_ready": 1, "broker": "ok"}
+
+
+def test_a_broker_that_takes_no_bells_degrades_but_accepts(api: Api) -> None:
+    api.bell.is_ok = False
+    api.submit()
+    api.start()
+
+    answer = api.client.get("/readyz")
+    assert (answer.status_code, answer.json()["status"], answer.json()["broker"]) == (200, "degraded", "degraded")
 
 
 def test_a_draining_process_gets_no_more_requests(api: Api) -> None:
