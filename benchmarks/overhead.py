@@ -23,7 +23,7 @@ from worker.quiet import quiet_libraries
 
 PROMPT = "a blue square on a white background"
 STEPS, STRENGTH, SIDE = 10, 0.6, 64
-POLL_SECONDS = 0.002
+POLL_SECONDS = 0.005
 WARM_UP = 5
 
 
