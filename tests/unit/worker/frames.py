@@ -73,6 +73,7 @@ def claimed(params: EditParams, *, job_id: str = "job-1", inputs: dict[str, byte
         tries=1,
         max_tries=3,
         solo=False,
+        solo_crashes=0,
         created_at=NOW,
         deadline_at=NOW + timedelta(days=7),
         params=params,
