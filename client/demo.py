@@ -26,9 +26,9 @@ from deploy.local.readiness import count_ready_workers
 
 MODEL: Final = "demo"
 SHAPE_PROMPT: Final = "a blue square on a white background"
-SHAPE_STRENGTH: Final = 0.7
+SHAPE_STRENGTH: Final = 0.6
 PHOTO_PROMPT: Final = "a green circle on a white background"
-PHOTO_STRENGTH: Final = 0.5
+PHOTO_STRENGTH: Final = 0.4
 SEED: Final = 7
 
 # Rear Admiral Grace Hopper, by James S. Davis for the U.S. Navy; public domain.

@@ -5,6 +5,7 @@ from typing import Final
 
 from api.dependencies import Services
 from api.use_cases.look_up import require_job
+from common.clock import utc_now
 from common.db.jobs import find_image
 from common.db.tenants import Caller
 from common.domain.errors import NotFound
@@ -24,10 +25,12 @@ class Fetched:
 
 
 def find_result(services: Services, caller: Caller, job_id: str, index: int, *, as_download: bool) -> Fetched:
-    """Result `index` of a job; raises `NotFound` when there is none (yet)."""
+    """Result `index` of a job; raises `NotFound` when there is none (yet), `gone` after its life."""
     with services.database.read() as connection:
-        require_job(connection, caller.tenant_id, job_id)
+        job = require_job(connection, caller.tenant_id, job_id)
         image = find_image(connection, caller.tenant_id, job_id, index) if index < _MOST_IMAGES else None
+    if job.expires_at is not None and job.expires_at <= utc_now():
+        raise NotFound("the life of the job's results is over", code="gone")
     if image is None:
         raise NotFound("the job has no such image (yet)")
     filename = f"{job_id}-{index}.{image.content_type.rpartition('/')[2].replace('jpeg', 'jpg')}"

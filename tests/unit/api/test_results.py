@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import update
 
+from common.db.tables import jobs
+from common.db.types import after_now
 from tests.unit.api.conftest import Api
 
 
@@ -63,7 +66,14 @@ def test_an_unfinished_job_has_no_images_yet(api: Api) -> None:
     assert api.client.get(f"/v1/jobs/{job['id']}/images/0").status_code == 404
 
 
-def test_a_result_past_its_life_is_gone(api: Api, url: str) -> None:
+def test_a_result_past_its_life_is_gone_though_its_object_still_lies_there(api: Api, url: str) -> None:
+    with api.database.write() as connection:
+        connection.execute(update(jobs).values(expires_at=after_now(-1)))
+
+    assert api.client.get(url).status_code == 410
+
+
+def test_a_result_whose_object_was_removed_is_gone(api: Api, url: str) -> None:
     api.store.objects.clear()
 
     assert api.client.get(url).status_code == 410
