@@ -1,21 +1,24 @@
 """What the routes work with: one frozen container of services, and the query parameters that each one accepts."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from threading import Event
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, fail_after
 from fastapi import Depends, Request
 
 from api.metrics import Metrics
 from api.validation import clip, unknown_name
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
-from common.domain.errors import Invalid, Problem
+from common.domain.errors import Invalid, Problem, Unavailable
 from common.images.untrusted import DecodedImage
 from common.settings import Settings
 from common.storage.port import ObjectStore
+
+_BODY_WAIT_SECONDS: Final = 10
 
 
 class Decoder(Protocol):
@@ -41,7 +44,10 @@ class Bell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that a request may need. `submits` bounds the threads that accept jobs, so that reads stay quick."""
+    """Everything that a request may need.
+
+    `submits` bounds the threads that accept jobs, so that reads stay quick; `bodies` the request bodies in memory.
+    """
 
     settings: Settings
     database: Database
@@ -52,6 +58,7 @@ class Services:
     metrics: Metrics
     draining: Event
     submits: CapacityLimiter
+    bodies: CapacityLimiter
 
 
 def services_of(request: Request) -> Services:
@@ -63,14 +70,28 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
+@asynccontextmanager
+async def room_for_a_body(services: Services) -> AsyncIterator[None]:
+    """One of the few places for a body that is being read; raises `Unavailable` when none is free for ten seconds."""
+    try:
+        with fail_after(_BODY_WAIT_SECONDS):
+            await services.bodies.acquire()
+    except TimeoutError:
+        raise Unavailable("too many uploads at once") from None
+    try:
+        yield
+    finally:
+        services.bodies.release()
+
+
 def accepts_query(*names: str) -> Any:
     """A dependency that refuses every query parameter but these, and these when given twice."""
     return Depends(_query_check(names))
 
 
 def base_url(request: Request) -> str:
-    """The address that the client reached us at, without the final slash; every URL of an answer starts with it."""
-    return str(request.base_url).rstrip("/")
+    """The address that clients reach us at, without the final slash; every URL of an answer starts with it."""
+    return (services_of(request).settings.public_url or str(request.base_url)).rstrip("/")
 
 
 def _query_check(names: tuple[str, ...]) -> Callable[[Request], Awaitable[None]]:

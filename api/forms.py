@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from api.json_text import parse_json
 from api.validation import field_schema
@@ -23,12 +23,43 @@ _WHOLE: Final = re.compile(r"[+-]?\d{1,20}")
 
 async def read_form(request: Request) -> Form:
     """The members and files of a form. Raises `Refusal` (`invalid_multipart`) or `Invalid` naming the field."""
-    limits = {"max_files": _MAX_FILES, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
+    parser = _WholeForm(
+        request.headers,
+        request.stream(),
+        max_files=_MAX_FILES,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
     try:
-        async with request.form(**limits) as form:
-            return _members_of(form, await _read_files(form))
-    except HTTPException as error:
-        raise Refusal(f"the form cannot be read: {error.detail}", code="invalid_multipart") from None
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(f"the form cannot be read: {error.message}", code="invalid_multipart") from None
+    try:
+        return _members_of(form, await _read_files(form))
+    finally:
+        await form.close()
+
+
+class _WholeForm(MultiPartParser):
+    """Starlette's parser, which takes a form that was cut off for a shorter one; this one does not."""
+
+    _has_ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary was seen."""
+        self._has_ended = True
+        super().on_end()
+
+    async def parse(self) -> FormData:
+        """As Starlette's; also raises `MultiPartException` when the body ends before the form."""
+        self.stream = self._to_its_end(self.stream)
+        return await super().parse()
+
+    async def _to_its_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._has_ended:
+            raise MultiPartException("it ends before its closing boundary")
 
 
 async def _read_files(form: FormData) -> dict[str, bytes]:
@@ -78,7 +109,10 @@ def _put(members: dict[str, Any], name: str, text: str) -> None:
     if name in FILE_FIELDS:
         raise Invalid([_not_a_file(name)])
     if schema.get("type") == "array":
-        place.setdefault(key, []).append(text)
+        listed = place.setdefault(key, [])
+        if not isinstance(listed, list):
+            raise _given_twice(name)
+        listed.append(text)
     elif key in place:
         raise _given_twice(name)
     else:

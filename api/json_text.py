@@ -6,10 +6,13 @@ from typing import Any, Final, NoReturn
 from common.domain.errors import Refusal
 
 MAX_MEMBERS: Final = 256
+MAX_VALUES: Final = 20_000
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
     """The members of one JSON object in UTF-8. Raises `Refusal` (`invalid_json`) for everything else."""
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:  # counted before they are built
+        raise _invalid(f"it has more than {MAX_VALUES} values")
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.auth import check_door
 from api.dependencies import Bell, Decoder
 from api.errors import install_error_handlers
+from api.head import HeadAsGet
 from api.metrics import Metrics
 from api.middleware import BodyLimit, Envelope
 from api.openapi import describe
@@ -55,6 +56,7 @@ def create_app(
     for router in (jobs.router, images.router, catalogue_routes.router, operations.router):
         app.include_router(router)
     install_error_handlers(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Envelope, metrics=metrics)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

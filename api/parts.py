@@ -18,6 +18,7 @@ from common.settings import Settings
 from common.storage.port import ObjectStore
 
 _SUBMIT_THREADS: Final = 8
+_BODIES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
             metrics=metrics,
             draining=draining,
             submits=CapacityLimiter(_SUBMIT_THREADS),
+            bodies=CapacityLimiter(_BODIES),
         )
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from api.auth import Reader, Writer
 from api.bodies import Body, read_body
-from api.dependencies import ServicesDep, accepts_query, base_url
+from api.dependencies import ServicesDep, accepts_query, base_url, room_for_a_body
 from api.presenters import job_etag, job_url, present_job
 from api.routes.responses import PROBLEMS, has_match, job_response, not_modified
 from api.schemas.job import DryRun, Job, JobPage
@@ -55,13 +55,15 @@ async def submit(
     as it now is, with `Idempotent-Replayed: true`.
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
-    body = await read_body(request)
+    async with room_for_a_body(services):
+        body = await read_body(request)
 
-    def work() -> Submitted | Plan:
-        submission = _submission(request, body, key)
-        return (preview_submit if dry_run else submit_job)(services, caller, submission)
+        def work() -> Submitted | Plan:
+            submission = _submission(request, body, key)
+            return (preview_submit if dry_run else submit_job)(services, caller, submission)
 
-    return _answer(request, await to_thread.run_sync(work, limiter=services.submits))
+        outcome = await to_thread.run_sync(work, limiter=services.submits)
+    return _answer(request, outcome)
 
 
 @router.get(
