@@ -32,6 +32,9 @@ class Body:
 
 async def read_body(request: Request) -> Body:
     """The body of a request. Raises `Refusal`: wrong content type, malformed JSON or form, too large."""
+    if len(request.headers.getlist("content-type")) > 1 or "content-encoding" in request.headers:
+        detail = "a body has one Content-Type and no Content-Encoding"
+        raise Refusal(detail, code="unsupported_media_type")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         data = await request.body()

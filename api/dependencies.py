@@ -89,6 +89,13 @@ def accepts_query(*names: str) -> Any:
     return Depends(_query_check(names))
 
 
+async def refuse_body(request: Request) -> None:
+    """A dependency of routes that take no body; raises `Invalid` for one that is not empty."""
+    async for chunk in request.stream():
+        if chunk:
+            raise Invalid([Problem("", "validation_error", "this address takes no body")])
+
+
 def base_url(request: Request) -> str:
     """The address that clients reach us at, without the final slash; every URL of an answer starts with it."""
     return (services_of(request).settings.public_url or str(request.base_url)).rstrip("/")

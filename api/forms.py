@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from api.dependencies import services_of
 from api.json_text import parse_json
 from api.validation import field_schema
 from common.domain.errors import Invalid, Problem, Refusal
@@ -30,6 +31,7 @@ async def read_form(request: Request) -> Form:
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
     )
+    parser.max_image_bytes = services_of(request).settings.max_image_bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -43,7 +45,28 @@ async def read_form(request: Request) -> Form:
 class _WholeForm(MultiPartParser):
     """Starlette's parser, which takes a form that was cut off for a shorter one; this one does not."""
 
+    max_image_bytes = 0
     _has_ended = False
+    _part_bytes = 0
+
+    def on_part_begin(self) -> None:
+        """Counts from nothing."""
+        self._part_bytes = 0
+        super().on_part_begin()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Raises `Refusal` (`payload_too_large`) where an image passes its limit."""
+        self._part_bytes += end - start
+        name = self._current_part.field_name
+        if name in FILE_FIELDS and self._part_bytes > self.max_image_bytes:
+            raise Refusal(f"{name} is larger than {self.max_image_bytes} bytes", code="payload_too_large")
+        super().on_part_data(data, start, end)
+
+    def on_part_end(self) -> None:
+        """Raises `Invalid` for text that is not UTF-8, which Starlette takes for Latin-1."""
+        if self._current_part.file is None:
+            _check_text(self._current_part.field_name, self._current_part.data)
+        super().on_part_end()
 
     def on_end(self) -> None:
         """The closing boundary was seen."""
@@ -60,6 +83,14 @@ class _WholeForm(MultiPartParser):
             yield chunk
         if not self._has_ended:
             raise MultiPartException("it ends before its closing boundary")
+
+
+def _check_text(name: str, data: bytes | bytearray) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        detail = f"{name[:80]} is not UTF-8 text"
+        raise Invalid([Problem(f"/{name[:80].replace('.', '/')}", "validation_error", detail)]) from None
 
 
 async def _read_files(form: FormData) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from common.settings import Settings
 from common.storage.port import ObjectStore
 
 _SUBMIT_THREADS: Final = 8
-_BODIES: Final = 16
+_BODIES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

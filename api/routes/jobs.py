@@ -3,12 +3,12 @@
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.auth import Reader, Writer
 from api.bodies import Body, read_body
-from api.dependencies import ServicesDep, accepts_query, base_url, room_for_a_body
+from api.dependencies import ServicesDep, accepts_query, base_url, refuse_body, room_for_a_body
 from api.presenters import job_etag, job_url, present_job
 from api.routes.responses import PROBLEMS, has_match, job_response, not_modified
 from api.schemas.job import DryRun, Job, JobPage
@@ -106,7 +106,10 @@ def show(request: Request, services: ServicesDep, caller: Reader, job_id: str) -
 
 
 @router.post(
-    "/{job_id}/cancel", summary="Cancel a job", responses={200: {"model": Job}}, dependencies=[accepts_query()]
+    "/{job_id}/cancel",
+    summary="Cancel a job",
+    responses={200: {"model": Job}},
+    dependencies=[accepts_query(), Depends(refuse_body)],
 )
 def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str) -> Response:
     """At once if no device has started it, else at the next step. A finished job stays as it is; repeat at will."""

@@ -42,6 +42,7 @@ class Submitted:
 
 def preview_submit(services: Services, caller: Caller, submission: Submission) -> Plan:
     """What `submit_job` would run; stores nothing. Raises what it would raise."""
+    _recall(services, caller, submission.idempotency)
     choose_lane(submission.request, caller)
     return _plan(services, submission)[0]
 
