@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
     public_url: str | None = Field(
-        None, description="Base URL that clients reach the API at, when it differs, such as behind a TLS proxy."
+        None,
+        pattern=r"^https?://",
+        description="Base URL that clients reach the API at, when it differs, such as behind a TLS proxy.",
     )
     auth: Literal["none", "keys"] = Field(
         "none", description="`keys` asks for a bearer key; `none` is for loopback only."

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from common.db.tables import job_requests
 from common.db.tenants import create_key
+from common.settings import Settings
 from tests.unit.api.conftest import Api, data_url
 from tests.unit.api.fakes import picture
 
@@ -159,3 +160,15 @@ def test_an_empty_prompt_is_fine_for_img2img_only(api: Api) -> None:
 
 def _without(job: dict[str, object], names: set[str]) -> dict[str, object]:
     return {name: value for name, value in job.items() if name not in names}
+
+
+def test_behind_a_proxy_every_url_starts_with_the_public_one(make_api: Callable[..., Api]) -> None:
+    api = make_api(public_url="https://darkroom.example/")
+    answer = api.client.post("/v1/jobs", json={"prompt": "a red circle"})
+    assert answer.headers["location"].startswith("https://darkroom.example/v1/jobs/")
+    assert answer.json()["urls"]["self"] == answer.headers["location"]
+
+
+def test_a_public_url_without_a_scheme_is_refused_at_start() -> None:
+    with pytest.raises(ValueError, match="public_url"):
+        Settings(public_url="darkroom.example")
