@@ -20,6 +20,7 @@ import structlog
 
 MOST_DEATHS: Final = 5
 DEATHS_SECONDS: Final = 30.0
+REST_SECONDS: Final = 60.0
 KILL_MARGIN_SECONDS: Final = 10.0
 
 _RESTART_SECONDS: Final = (0.0, 1.0, 2.0, 5.0)
@@ -36,13 +37,17 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to keep alive. Its output goes to `log_file`, or where ours goes without one."""
+    """A process to keep alive. Its output goes to `log_file`, or where ours goes without one.
+
+    When a vital one dies too often, everything stops; another is left alone for a minute and tried again.
+    """
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str]
     log_file: Path | None = None
     restarts_after_success: bool = True
+    is_vital: bool = True
 
 
 def restart_delay(deaths: Sequence[float], now: float) -> float | None:
@@ -151,8 +156,11 @@ class Supervisor:
         _log.warning("supervisor.died", child=name, exit_code=exit_code, restart_in_seconds=delay)
         if delay is not None:
             role.due_at = now + delay
-        else:
+        elif role.child.is_vital:
             self._give_up(role, exit_code)
+        else:
+            _log.error("supervisor.rests_a_child", child=name, exit_code=exit_code, seconds=REST_SECONDS)
+            role.due_at = now + REST_SECONDS
 
     def _give_up(self, role: "_Role", exit_code: int) -> None:
         what = f"{role.child.name} ended {MOST_DEATHS} times within {DEATHS_SECONDS:g} seconds, last with {exit_code}"

@@ -11,7 +11,8 @@ from worker.pinning import list_device_specs, pin_environment
 
 def run(settings: Settings, devices: Sequence[str]) -> int:
     """Supervise a worker per device until SIGTERM. Returns the exit status; 0 after a clean drain."""
-    children = [worker_child(settings, device, index) for index, device in enumerate(devices)]
+    is_only = len(devices) == 1
+    children = [worker_child(settings, device, index, is_vital=is_only) for index, device in enumerate(devices)]
     return Supervisor(children, grace_seconds=settings.drain_seconds).run()
 
 
@@ -20,8 +21,8 @@ def all_devices() -> list[str]:
     return list_device_specs(os.environ)
 
 
-def worker_child(settings: Settings, device: str, index: int) -> Child:
-    """How to start the worker of one device."""
+def worker_child(settings: Settings, device: str, index: int, *, is_vital: bool) -> Child:
+    """How to start the worker of one device. One of several is not vital: a broken GPU must not stop the others."""
     argv = [sys.executable, "-m", "worker.main", "--device", device]
     environment = child_environment(settings, **pin_environment(device, os.environ))
-    return Child(f"worker-{index}", argv, environment)
+    return Child(f"worker-{index}", argv, environment, is_vital=is_vital)

@@ -167,6 +167,21 @@ def test_a_child_that_keeps_dying_stops_all_with_the_end_of_its_log(
     assert (tmp_path / "good").read_text().endswith("drained\n")
 
 
+def test_a_child_that_is_not_vital_may_keep_dying_and_stops_nobody(
+    supervisors: list[Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.supervisor.restart_delay", lambda deaths, now: None)
+    broken = child("raise SystemExit('broken')", tmp_path / "broken.log", "broken", is_vital=False)
+    healthy = child(DRAINS, tmp_path / "healthy.log", "healthy")
+    supervisor = start(supervisors, broken, healthy)
+    wait_until(lambda: supervisor.tick() and "broken" not in supervisor.pids, what="the death of the broken one")
+    assert is_alive(supervisor.pids["healthy"])
+    supervisor.stop()
+    finish(supervisor)
+    assert "drained" in (tmp_path / "healthy.log").read_text()
+    assert supervisor.failure is None
+
+
 @pytest.fixture
 def supervising(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
