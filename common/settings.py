@@ -70,7 +70,6 @@ class Settings(BaseSettings):
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Pool that a worker serves.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|stub|cuda(:\d+)?)$", description="Device of a worker.")
     pinned_device: str | None = Field(None, description="Set by the launcher: the one device that this process sees.")
-    engine: Literal["auto", "pipeline"] = Field("auto", description="Denoising engine of a worker.")
     batch_frames: int = Field(
         8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together."
     )

@@ -78,12 +78,6 @@ def find_image(connection: Connection, tenant_id: str, job_id: str, index: int) 
     return None if row is None else _stored_image(row)
 
 
-def count_claimable(connection: Connection, pool: str) -> int:
-    """Jobs of a pool that a worker could claim now."""
-    queued = (jobs.c.state == JobState.QUEUED) & jobs.c.held.is_(None) & (jobs.c.pool == pool)
-    return connection.execute(select(func.count()).select_from(jobs).where(queued)).scalar_one()
-
-
 def _hot_row(job: NewJob) -> dict[str, Any]:
     return {
         "id": job.id,

@@ -5,7 +5,7 @@ Nothing else writes `jobs.state`.
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, insert, literal, select, true, type_coerce, update
+from sqlalchemy import Connection, Row, case, func, insert, literal, select, type_coerce, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.tables import attempts, job_events, job_requests, jobs
@@ -110,6 +110,3 @@ def _finishing() -> dict[str, Any]:
 def _expiry() -> Any:
     life = select(job_requests.c.expires_in_seconds).where(job_requests.c.job_id == jobs.c.id).scalar_subquery()
     return after_now(func.coalesce(life, literal(0)))
-
-
-ANY: Condition = true()
