@@ -41,6 +41,16 @@ class Bell(Protocol):
     def ring(self, pool: str, jobs: int = 1) -> None:
         """There are `jobs` new jobs in this pool."""
 
+    def ring_courier(self) -> None:
+        """There is something for a courier."""
+
+
+class UrlCheck(Protocol):
+    """What judges URLs of users before they are kept, see `common.outbound.fetching.Outbound`."""
+
+    def check(self, url: str) -> object:
+        """Raises `UrlBlocked`, or `FetchFailed` when the name cannot be looked up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -55,6 +65,7 @@ class Services:
     doorbell: Bell
     decoder: Decoder
     catalogue: Catalogue
+    outbound: UrlCheck
     metrics: Metrics
     draining: Event
     submits: CapacityLimiter

@@ -16,7 +16,7 @@ from common.domain.errors import Invalid, Problem, Refusal
 
 Form = tuple[dict[str, Any], dict[str, bytes]]
 
-FILE_FIELDS: Final = ("image",)
+FILE_FIELDS: Final = ("image", "mask")
 _MAX_FILES, _MAX_FIELDS, _MAX_FIELD_BYTES = 4, 100, 1 << 20
 _NUMBER: Final = re.compile(r"[+-]?(\d{1,20}\.?\d{0,40}|\.\d{1,40})([eE][+-]?\d{1,4})?")
 _WHOLE: Final = re.compile(r"[+-]?\d{1,20}")

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from api.auth import check_door
-from api.dependencies import Bell, Decoder
+from api.dependencies import Bell, Decoder, UrlCheck
 from api.errors import install_error_handlers
 from api.head import HeadAsGet
 from api.metrics import Metrics
@@ -17,7 +17,7 @@ from api.middleware import BodyLimit, Envelope
 from api.openapi import describe
 from api.parts import Parts, open_services
 from api.routes import catalogue as catalogue_routes
-from api.routes import images, jobs, operations
+from api.routes import images, jobs, operations, uploads
 from api.server import run_server
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
@@ -35,6 +35,7 @@ def create_app(
     doorbell: Bell | None = None,
     decoder: Decoder | None = None,
     catalogue: Catalogue | None = None,
+    outbound: UrlCheck | None = None,
     draining: Event | None = None,
 ) -> FastAPI:
     """The app. What is not handed in is opened when it starts and closed when it ends.
@@ -43,7 +44,7 @@ def create_app(
     """
     check_door(settings)
     metrics = Metrics()
-    parts = Parts(database, store, doorbell, decoder, catalogue)
+    parts = Parts(database, store, doorbell, decoder, catalogue, outbound)
     app = FastAPI(
         title="Darkroom",
         summary="An asynchronous job queue for diffusion image editing.",
@@ -53,7 +54,7 @@ def create_app(
         redoc_url=None,
         lifespan=_lifespan(settings, parts, metrics, draining or Event()),
     )
-    for router in (jobs.router, images.router, catalogue_routes.router, operations.router):
+    for router in (jobs.router, images.router, uploads.router, catalogue_routes.router, operations.router):
         app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)

@@ -42,15 +42,20 @@ def _add_job_bodies(document: dict[str, Any]) -> None:
 
 def _form(schema: dict[str, Any]) -> dict[str, Any]:
     """The same fields in a form: the image is a file, members of objects have a dot in their names."""
-    fields = {name: field for name, field in schema["properties"].items() if name not in {"image", "output"}}
+    fields = {
+        name: field
+        for name, field in schema["properties"].items()
+        if name not in {"image", "mask", "output", "refiner", "adapters", "steps"}
+    }
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
     output = {
         "output.format": {"type": "string", "enum": ["png", "jpeg", "webp"]},
         "output.quality": {"type": "integer", "minimum": 1, "maximum": 100},
         "output.metadata": {"type": "boolean"},
+        "output.grid": {"type": "boolean"},
     }
     whole = {"type": "string", "description": "Instead of flat fields: the JSON request as one part."}
-    properties = {"image": image, **fields, **output, "request": whole}
+    properties = {"image": image, "mask": image, **fields, **output, "request": whole}
     return {"title": "JobForm", "type": "object", "properties": properties}
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from anyio import CapacityLimiter
 
-from api.dependencies import Bell, Decoder, Services
+from api.dependencies import Bell, Decoder, Services, UrlCheck
 from api.metrics import Metrics
 from common.catalogue_file import load_catalogue
 from common.db.engine import Database
@@ -30,6 +30,7 @@ class Parts:
     doorbell: Bell | None = None
     decoder: Decoder | None = None
     catalogue: Catalogue | None = None
+    outbound: UrlCheck | None = None
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
             doorbell=parts.doorbell or _open_doorbell(settings, database, stack),
             decoder=parts.decoder or _open_decoder(settings, stack),
             catalogue=parts.catalogue or load_catalogue(settings),
+            outbound=parts.outbound or _open_outbound(settings),
             metrics=metrics,
             draining=draining,
             submits=CapacityLimiter(_SUBMIT_THREADS),
@@ -79,6 +81,13 @@ def _open_decoder(settings: Settings, stack: ExitStack) -> Decoder:
     stack.callback(decoder.close)
     decoder.warm_up()
     return decoder
+
+
+def _open_outbound(settings: Settings) -> UrlCheck:
+    from common.outbound.fetching import Outbound
+    from common.outbound.policy import outbound_policy
+
+    return Outbound(outbound_policy(settings))
 
 
 def _worker_counter(settings: Settings, database: Database) -> Callable[[str], int]:

@@ -1,13 +1,16 @@
 """From values to the JSON of the answers. Pure: the base of the URLs and the time are passed in."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from common.clock import to_rfc3339
 from common.db.queue_stats import LaneDepth
-from common.domain.catalogue import ModelCard
+from common.domain.catalogue import AdapterCard, ModelCard
 from common.domain.job import StoredImage
 from common.domain.lifecycle import JobState
+from common.domain.params import PassParams
+from common.domain.recipe import recipe_of
 from common.domain.snapshot import JobSnapshot
 
 
@@ -28,10 +31,10 @@ def present_job(job: JobSnapshot, base: str, now: datetime) -> dict[str, Any]:
         "queue": {"position": None, "eta_seconds": None},
         "progress": _present_progress(job, now),
         "params": _present_params(job),
-        "effective_steps": job.params.effective_steps,
+        "effective_steps": job.params.total_steps,
         "warnings": job.warnings,
-        "images": [_present_image(image, url, job.expires_at) for image in job.images],
-        "grid": None,
+        "images": [_present_image(job, image, url) for image in job.images],
+        "grid": job.grid and _present_grid(job.grid, url, job.expires_at),
         "error": job.error,
         "metrics": job.metrics,
         "device": job.device,
@@ -40,7 +43,7 @@ def present_job(job: JobSnapshot, base: str, now: datetime) -> dict[str, Any]:
         "external_id": job.external_id,
         "tags": job.tags,
         "metadata": job.metadata,
-        "urls": {"self": url, "cancel": f"{url}/cancel"},
+        "urls": {"self": url, "cancel": f"{url}/cancel", "preview": f"{url}/preview"},
     }
 
 
@@ -57,8 +60,8 @@ def job_etag(job: JobSnapshot) -> str:
     return f'"{".".join(parts)}"'
 
 
-def present_model(card: ModelCard) -> dict[str, Any]:
-    """A card of the catalogue."""
+def present_model(card: ModelCard, resident: int) -> dict[str, Any]:
+    """A card of the catalogue; `resident` workers have it in memory."""
     return {
         "id": card.id,
         "title": card.title,
@@ -66,7 +69,18 @@ def present_model(card: ModelCard) -> dict[str, Any]:
         "native_size": card.native_size,
         "licence": card.licence,
         "note": card.note,
+        "family": card.family,
+        "pool": card.pool,
+        "defaults": asdict(card.defaults),
+        "schedulers": list(card.capability.schedulers),
+        "size_step": card.capability.size_step,
+        "adapters": [_present_adapter(one) for one in card.adapters.values()],
+        "resident_workers": resident,
     }
+
+
+def _present_adapter(adapter: AdapterCard) -> dict[str, str]:
+    return {"id": adapter.id, "title": adapter.title, "licence": adapter.licence, "note": adapter.note}
 
 
 def present_lane(lane: LaneDepth) -> dict[str, Any]:
@@ -82,12 +96,22 @@ def _milestones(job: JobSnapshot) -> dict[str, str | None]:
 
 
 def _present_params(job: JobSnapshot) -> dict[str, Any]:
-    apart = {"task", "model", "effective_steps"}
-    return {name: value for name, value in job.params.as_dict().items() if name not in apart}
+    """What will run, in the words of a request, and the effective size and steps of each pass."""
+    recipe = recipe_of(job.params, 0)
+    members = {name: value for name, value in recipe.items() if name not in {"task", "model"}}
+    return members | {
+        "num_images": job.params.num_images,
+        "passes": [_present_pass(one) for one in job.params.passes],
+    }
+
+
+def _present_pass(one: PassParams) -> dict[str, Any]:
+    names = ("task", "model", "width", "height", "scheduled_steps", "effective_steps")
+    return {name: getattr(one, name) for name in names}
 
 
 def _present_progress(job: JobSnapshot, now: datetime) -> dict[str, Any]:
-    steps = job.params.effective_steps * job.params.num_images
+    steps = job.params.total_steps * job.params.num_images
     if job.state is JobState.SUCCEEDED:
         return {"value": 1.0, "step": steps, "steps": steps, "eta_seconds": 0.0}
     if job.state.is_terminal:
@@ -106,7 +130,19 @@ def _eta_seconds(job: JobSnapshot, now: datetime) -> float | None:
     return round(elapsed / job.progress.step * (job.progress.steps - job.progress.step), 1)
 
 
-def _present_image(image: StoredImage, url: str, expires_at: datetime | None) -> dict[str, Any]:
-    names = ("index", "seed", "width", "height", "content_type", "bytes", "sha256")
-    members = {name: getattr(image, name) for name in names}
-    return members | {"url": f"{url}/images/{image.index}", "url_expires_at": to_rfc3339(expires_at)}
+def _present_image(job: JobSnapshot, image: StoredImage, url: str) -> dict[str, Any]:
+    """`step` is the step of the chain that made it, the last one where only the last is kept."""
+    steps = sum(not one.refines for one in job.params.passes)
+    kept = image.index // job.params.num_images
+    place = {"index": image.index, "step": kept if job.params.keep == "all" else steps - 1, "seed": image.seed}
+    address = {"url": f"{url}/images/{image.index}", "url_expires_at": to_rfc3339(job.expires_at)}
+    return place | _present_file(image) | address
+
+
+def _present_grid(grid: StoredImage, url: str, expires_at: datetime | None) -> dict[str, Any]:
+    return _present_file(grid) | {"url": f"{url}/grid", "url_expires_at": to_rfc3339(expires_at)}
+
+
+def _present_file(image: StoredImage) -> dict[str, Any]:
+    names = ("width", "height", "content_type", "bytes", "sha256")
+    return {name: getattr(image, name) for name in names}

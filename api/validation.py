@@ -17,11 +17,7 @@ MAX_PROBLEMS: Final = 20
 _MAX_ECHO: Final = 80
 _OWN_CODES: Final = frozenset({"validation_error", "image_unreadable", "image_too_large"})
 # Fields of the surface that is to come, so that who reads about them is not told that they never were.
-_LATER: Final = frozenset(
-    """/mask /resize /scheduler /steps_mode /mask_mode /mask_blur /mask_grow /inpaint_area /inpaint_padding
-    /preserve_unmasked /refiner /adapters /steps /keep /previews /webhook /output/grid
-    /image/upload /image/url /image/job /image/index""".split()  # noqa: SIM905 - a list of names, not of quotes
-)
+_LATER: Final = frozenset({"/webhook"})
 _LIMITS: Final = (
     "minimum",
     "exclusiveMinimum",

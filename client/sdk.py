@@ -8,7 +8,6 @@ with Darkroom() as darkroom:
 """
 
 import json
-import mimetypes
 import os
 import time
 import uuid
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -24,6 +23,7 @@ from client.errors import ClientError, ConnectionFailed, DarkroomAPIError, WaitT
 from client.job import Job, Progress, ResultImage
 from client.patience import parse_retry_after, poll_wait
 from client.transport import Transport
+from client.uploads import DIRECT_BYTES, FilePart, Source, Upload, declaration_of, read_part, split_sources
 
 __all__ = [
     "ClientError",
@@ -33,6 +33,7 @@ __all__ = [
     "Job",
     "Progress",
     "ResultImage",
+    "Upload",
     "WaitTimeout",
 ]
 
@@ -58,9 +59,11 @@ class Darkroom:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._transport = Transport(
-            base_url, api_key, timeout, retry_seconds, transport=transport, sleep=sleep, clock=clock
-        )
+        def connect(url: str, key: str | None) -> Transport:
+            return Transport(url, key, timeout, retry_seconds, transport=transport, sleep=sleep, clock=clock)
+
+        self._connect = connect
+        self._transport = connect(base_url, api_key)
 
     def __enter__(self) -> Self:
         return self
@@ -77,24 +80,40 @@ class Darkroom:
     def submit(
         self,
         *,
-        prompt: str,
-        image: str | os.PathLike[str] | bytes | None = None,
+        prompt: str | None = None,
+        image: Source | None = None,
+        mask: Source | None = None,
         idempotency_key: str | None = None,
         **params: Any,
     ) -> Job:
-        """Hand in a job; once this returns it is safe. `image` is a file or its bytes; `params` are the API's fields.
+        """Hand in a job; once this returns it is safe. `params` are the API's fields.
 
-        `params` that are None are left out. The same `idempotency_key` within 24 hours gives the same job; without one
-        every call is a new job. Raises OSError for a file that cannot be read.
+        `image` and `mask` are a file, its bytes, an `Upload`, or what the API takes in their place: `{"upload": …}`,
+        `{"url": …}`, `{"job": …, "index": …}`. What is None is left out. The same `idempotency_key` within 24 hours
+        gives the same job; without one every call is a new job. Raises OSError for a file that cannot be read.
         """
-        request = {"prompt": prompt} | {name: value for name, value in params.items() if value is not None}
+        members, files = split_sources({"image": image, "mask": mask})
+        wished = {name: value for name, value in ({"prompt": prompt} | params).items() if value is not None}
+        request = wished | members
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        if image is None:
-            content: dict[str, Any] = {"json": request}
-        else:
+        content: dict[str, Any] = {"json": request}
+        if files:
             document = (None, json.dumps(request), "application/json")
-            content = {"files": {"request": document, "image": _file_part(image)}}
+            content = {"files": {"request": document} | {role: file.as_part() for role, file in files.items()}}
         return self._job(self._transport.request("POST", "v1/jobs", may_repeat=True, headers=headers, **content))
+
+    def upload(self, image: str | os.PathLike[str] | bytes) -> Upload:
+        """Send a picture ahead of any number of jobs; the server keeps it for a day.
+
+        One of more than 8 MB goes straight to the object store, where the server has one, and without the key.
+        Raises OSError for a file that cannot be read.
+        """
+        file = read_part(image, "image")
+        declared = declaration_of(file.data) if len(file.data) > DIRECT_BYTES else None
+        if declared is not None:
+            return self._upload_directly(file, declared)
+        part = {"file": file.as_part()}
+        return Upload(_body(self._transport.request("POST", "v1/uploads", may_repeat=True, files=part)))
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
@@ -158,16 +177,30 @@ class Darkroom:
 
     def fetch_image(self, job_id: str, index: int, path: str | os.PathLike[str] | None) -> bytes | Path:
         """The one implementation of `download` here and at `Job`."""
-        data = self._get(f"v1/jobs/{_quoted(job_id)}/images/{index}", headers={"Accept": "*/*"}).content
-        if path is None:
-            return data
-        target = Path(path)
-        target.write_bytes(data)
-        return target
+        return self._fetch(f"v1/jobs/{_quoted(job_id)}/images/{index}", path)
+
+    @overload
+    def fetch_grid(self, job_id: str, path: None = None) -> bytes: ...
+
+    @overload
+    def fetch_grid(self, job_id: str, path: str | os.PathLike[str]) -> Path: ...
+
+    def fetch_grid(self, job_id: str, path: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """The input beside all results, of a job that asked for it with `output={"grid": True}`; as `download`."""
+        return self._fetch(f"v1/jobs/{_quoted(job_id)}/grid", path)
+
+    def preview(self, job_id: str) -> bytes | None:
+        """The newest rough picture (JPEG) of a running job; None when there is none, as before and after the run."""
+        answer = self._get(f"v1/jobs/{_quoted(job_id)}/preview", headers={"Accept": "*/*"})
+        return None if answer.status_code == httpx.codes.NO_CONTENT else answer.content
 
     def models(self) -> list[dict[str, Any]]:
         """The catalogue: every model with its tasks, defaults and licence."""
         return list(_body(self._get("v1/models"))["data"])
+
+    def model(self, model_id: str) -> dict[str, Any]:
+        """One model; its `parameters` are the JSON Schema of a job request for it."""
+        return _body(self._get(f"v1/models/{_quoted(model_id)}"))
 
     def queue(self) -> dict[str, Any]:
         """How much is waiting, per pool."""
@@ -183,6 +216,31 @@ class Darkroom:
     def _job(self, answer: httpx.Response) -> Job:
         return Job(_body(answer), self)
 
+    def _fetch(self, address: str, path: str | os.PathLike[str] | None) -> bytes | Path:
+        data = self._get(address, headers={"Accept": "*/*"}).content
+        if path is None:
+            return data
+        target = Path(path)
+        target.write_bytes(data)
+        return target
+
+    def _upload_directly(self, file: FilePart, declared: dict[str, Any]) -> Upload:
+        awaited = _body(self._transport.request("POST", "v1/uploads/presign", may_repeat=True, json=declared))
+        place = f"v1/uploads/{_quoted(str(awaited['id']))}"
+        put = awaited["put"]
+        if put["url"].startswith(f"{awaited['urls']['self']}/"):  # the server's own: the key may go there
+            self._put(self._transport, f"{place}/content", file, put["headers"])
+        else:
+            store = self._connect("{0.scheme}://{0.netloc}".format(urlsplit(put["url"])), None)
+            try:
+                self._put(store, put["url"], file, put["headers"])
+            finally:
+                store.close()
+        return Upload(_body(self._transport.request("POST", f"{place}/complete", may_repeat=True)))
+
+    def _put(self, transport: Transport, url: str, file: FilePart, headers: dict[str, str]) -> None:
+        transport.request("PUT", url, may_repeat=True, headers=headers, content=file.data)
+
 
 def _body(answer: httpx.Response) -> dict[str, Any]:
     try:
@@ -196,10 +254,3 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
 
 def _quoted(job_id: str) -> str:
     return quote(job_id, safe="")
-
-
-def _file_part(image: str | os.PathLike[str] | bytes) -> tuple[str, bytes, str]:
-    if isinstance(image, bytes):
-        return "image", image, "application/octet-stream"
-    path = Path(image)
-    return path.name, path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"

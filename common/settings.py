@@ -65,11 +65,19 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 << 20, gt=0, description="Largest image in a request, in bytes.")
     max_image_pixels: int = Field(16_777_216, gt=0, description="Largest image, in pixels.")
     decoders: int = Field(2, ge=1, le=64, description="Image decoding processes per API process.")
+    allow_private_urls: bool = Field(
+        False,
+        description="Whether image URLs may lead to private and loopback addresses and use http; for development.",
+    )
+    courier_threads: int = Field(4, ge=1, le=64, description="Errands that one courier runs at once.")
     result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
 
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Pool that a worker serves.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|stub|cuda(:\d+)?)$", description="Device of a worker.")
     pinned_device: str | None = Field(None, description="Set by the launcher: the one device that this process sees.")
+    model_memory_bytes: int = Field(
+        0, ge=0, description="What loaded models may take together, in bytes; 0: 60 % of the device's memory."
+    )
     batch_frames: int = Field(
         8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together."
     )

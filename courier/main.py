@@ -8,17 +8,28 @@ import os
 import random
 import socket
 import threading
+from contextlib import ExitStack
 
 import structlog
 from celery.signals import worker_shutting_down
 
+from common.catalogue_file import load_catalogue
+from common.clock import monotonic_seconds
 from common.db.engine import Database
+from common.db.workers import count_live
 from common.domain.errors import Unavailable
+from common.ids import new_id
+from common.images.sandbox import ImageDecoder, ImageLimits
 from common.logging import configure_logging
+from common.outbound.fetching import Outbound
+from common.outbound.policy import outbound_policy
 from common.queue.celery_app import COURIER_QUEUE, DOORBELL_TASK, create_celery, quiet_celery
 from common.queue.consuming import consume
+from common.queue.doorbell import open_doorbell
 from common.settings import Settings
+from common.storage.open import open_store
 from courier.errands import ERRANDS
+from courier.tools import Tools
 
 _log = structlog.get_logger()
 
@@ -26,26 +37,34 @@ _log = structlog.get_logger()
 class Courier:
     """Runs errands as long as there are any, then waits for a bell."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self._settings = settings
-        self._database = database
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._settings = tools.settings
         self._bell = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"courier-{number}", daemon=True)
+            for number in range(self._settings.courier_threads)
+        ]
 
     def start(self) -> None:
-        """Begin to run errands on a thread."""
-        self._thread.start()
+        """Begin to run errands, on several threads: one slow host must not hold up the others."""
+        for thread in self._threads:
+            thread.start()
 
     def ring(self) -> None:
         """There may be an errand."""
         self._bell.set()
 
     def stop(self) -> None:
-        """Finish the errand in hand, then stop. Returns at once when a stop is under way already."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._thread.join(self._settings.drain_seconds)
+        """Finish the errands in hand, then stop. Returns at once when a stop is under way already."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._bell.set()
+        ends_at = monotonic_seconds() + self._settings.drain_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at - monotonic_seconds()))
 
     def is_stopped(self) -> bool:
         """Whether it was asked to stop."""
@@ -53,7 +72,7 @@ class Courier:
 
     def run_once(self) -> int:
         """Run what is due of every errand. Returns how many were run."""
-        return sum(errand(self._database) for errand in ERRANDS)
+        return sum(errand(self._tools) for errand in ERRANDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -74,8 +93,13 @@ def run(settings: Settings) -> int:
     """Run errands until SIGTERM. Returns the exit status; 0 after a clean stop."""
     configure_logging(settings, "courier")
     quiet_celery()
-    database = Database(settings.database, pool_size=2)
-    courier = Courier(settings, database)
+    with ExitStack() as stack:
+        courier = Courier(_open_tools(settings, stack))
+        _serve(settings, courier)
+    return 0
+
+
+def _serve(settings: Settings, courier: Courier) -> None:
     app = create_celery(settings, COURIER_QUEUE)
     app.task(name=DOORBELL_TASK)(courier.ring)
 
@@ -86,5 +110,27 @@ def run(settings: Settings) -> int:
     courier.start()
     _log.info("courier.started", errands=len(ERRANDS))
     consume(app, f"courier-{os.getpid()}@{socket.gethostname()}", is_over=courier.is_stopped)
-    database.close()
-    return 0
+
+
+def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
+    database = Database(settings.database, pool_size=settings.courier_threads + 1)
+    stack.callback(database.close)
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    decoder = stack.enter_context(ImageDecoder(processes=settings.decoders, limits=limits))
+    doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
+    stack.callback(doorbell.close)
+    return Tools(
+        settings=settings,
+        database=database,
+        store=open_store(settings.store, settings.store_public_url),
+        decoder=decoder,
+        outbound=Outbound(outbound_policy(settings)),
+        doorbell=doorbell,
+        catalogue=load_catalogue(settings),
+        worker_id=new_id("wrk"),
+    )
+
+
+def _live(database: Database, settings: Settings, pool: str) -> int:
+    with database.read() as connection:
+        return count_live(connection, pool, settings.lease_seconds)

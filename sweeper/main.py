@@ -4,11 +4,15 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
+from sqlalchemy import Connection
 
 from common.db import rescue
 from common.db.engine import Database
+from common.db.intakes import forget_intakes
+from common.db.uploads import forget_expired
 from common.db.workers import count_live
 from common.domain.errors import Unavailable
 from common.logging import configure_logging
@@ -70,6 +74,14 @@ class Sweeper:
         with self._database.write() as connection:
             rescue.forget_workers(connection, _SILENT_LEASES * self._settings.lease_seconds)
             rescue.forget_idempotency_keys(connection)
+        for forget_page in (forget_expired, forget_intakes):
+            self._forget_pages(forget_page)
+
+    def _forget_pages(self, forget_page: Callable[[Connection], int]) -> None:
+        forgotten = 1
+        while forgotten:
+            with self._database.write() as connection:
+                forgotten = forget_page(connection)
 
 
 def run(settings: Settings) -> int:

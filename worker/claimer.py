@@ -2,7 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -13,11 +14,12 @@ from common.domain.job import ClaimedJob, InputRef
 from common.domain.retry import TryAgain
 from common.settings import Settings
 from common.storage.port import ObjectMissing, ObjectStore
-from worker.engine.port import Prepared
+from worker.engine.frames import Start, step_role
+from worker.engine.port import Finished, Left
 from worker.pace import Pace
 from worker.roster import Roster
 
-Prepare = Callable[[ClaimedJob, dict[str, bytes]], Sequence[Prepared]]
+Prepare = Callable[[ClaimedJob, dict[str, bytes]], Start]
 OnFailure = Callable[[ClaimedJob, Exception], None]
 
 AHEAD_SECONDS = 1.5
@@ -40,6 +42,7 @@ class Claimer:
         pace: Pace,
         prepare: Prepare,
         on_failure: OnFailure,
+        emit: Callable[[Finished | Left], None],
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -50,6 +53,7 @@ class Claimer:
         self._pace = pace
         self._prepare = prepare
         self._on_failure = on_failure
+        self._emit = emit
         self.bell = threading.Event()
         self._stop = threading.Event()
 
@@ -116,11 +120,11 @@ class Claimer:
         with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
             _log.info("job.claimed", tries=job.tries, model=job.params.model)
             try:
-                frames = self._prepare(job, {role: self._load(ref) for role, ref in job.inputs.items()})
+                start = self._prepare(job, self._inputs_of(job))
             except Exception as error:  # the edge of one job's preparation; the sink classifies it
                 self._on_failure(job, error)
             else:
-                self._roster.make_ready(frames)
+                self._begin(start)
 
     def _hold(self, job: ClaimedJob) -> bool:
         """Enter a claimed job at once, so that its lease is renewed while others before it are loaded."""
@@ -128,6 +132,20 @@ class Claimer:
         if not is_held:
             self._refuse(job)
         return is_held
+
+    def _begin(self, start: Start) -> None:
+        """The frames may join; what an earlier attempt kept goes the way of results, first."""
+        for kept in start.kept:
+            self._emit(kept)
+        if not self._roster.make_ready(start.frames):
+            self._emit(Left(start.frames[0].ref, parked=False))
+
+    def _inputs_of(self, job: ClaimedJob) -> dict[str, bytes]:
+        inputs = {role: self._load(reference) for role, reference in job.inputs.items()}
+        for step in job.done_steps:
+            with suppress(ObjectMissing):  # it is run again then
+                inputs[step_role(step.number)] = self._store.get(step.key)
+        return inputs
 
     def _load(self, reference: InputRef) -> bytes:
         try:

@@ -3,12 +3,25 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
-from worker.engine.port import DeviceLost, Engine, Event, Failed, FrameRef, Left, Prepared, Stepped
+from worker.engine.frames import complete, next_frame
+from worker.engine.port import (
+    DeviceLost,
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    FrameRef,
+    Left,
+    Prepared,
+    Previewed,
+    Stepped,
+)
 from worker.pace import Pace
 from worker.residency import Residency
 from worker.roster import Roster
@@ -101,7 +114,8 @@ class Executor:
                 return True
             self._roster.begin_to_join(frame)
             self._joined.append(frame)
-            self._new.append(frame.ref)
+            if frame.ref not in self._new:
+                self._new.append(frame.ref)
             engine.join(frame)
             if self._is_unwanted(frame.ref):  # a wish that came between the look and the join
                 engine.cancel(frame.ref.job_id)
@@ -120,10 +134,10 @@ class Executor:
 
     def _engine_of(self, frame: Prepared) -> Engine | None:
         """The engine of the frame's model; None while another model's frames are in."""
-        card = self._catalogue.get(frame.job.params.model)
+        card = self._catalogue.get(frame.params.model)
         if card is None:
             raise JobFailure("the model left the catalogue", code="model_unavailable")
-        if self._joined and self._joined[0].job.params.model != card.id:
+        if self._joined and self._joined[0].params.model != card.id:
             return None
         if card.id not in self._residency.resident():
             self._load(card, frame)
@@ -159,15 +173,27 @@ class Executor:
             self._watchdog.rest()
 
     def _emit(self, event: Event) -> None:
+        if isinstance(event, Previewed):
+            self._roster.preview(event.ref, event.picture)
+            return
+        frame = next(frame for frame in self._joined if frame.ref == event.ref)
         if isinstance(event, Stepped):
             self._watchdog.expect_a_step()
             self._done[event.ref] = event.step
-            self._roster.step(event.ref, event.step)
+            self._roster.step(event.ref, frame.steps_before + event.step)
         else:
-            self._joined = [frame for frame in self._joined if frame.ref != event.ref]
+            self._joined.remove(frame)
             self._done.pop(event.ref, None)
-            self._sink.put(event)
+            self._release(frame, event)
         self._pace.observe(self._remaining())
+
+    def _release(self, frame: Prepared, event: Finished | Failed | Left) -> None:
+        """Hand the end of a pass to the sink, and a frame that has another pass before it back to the queue's head."""
+        if isinstance(event, Finished) and event.pixels is not None:
+            event = replace(event, pixels=complete(frame, event.pixels))
+        if isinstance(event, Finished) and frame.number < len(frame.job.params.then):
+            self._roster.make_next_ready(next_frame(frame, event))
+        self._sink.put(event)
 
     def _remaining(self) -> int:
         """Steps until the last frame is done, at least one while any is in."""

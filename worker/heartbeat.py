@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from io import BytesIO
 from itertools import count
 
 import structlog
+from PIL.Image import Image, Resampling
 
-from common.db import claims, workers
+from common.db import claims, reports, workers
 from common.db.claims import Held
 from common.db.engine import Database
 from common.db.workers import WorkerCard
@@ -115,5 +117,22 @@ class Heartbeat:
             with self._database.write() as connection:
                 for ref, at in news.items():
                     job = progress[ref][0]
-                    claims.report_progress(connection, job.tenant_id, job.id, job.fence, next(self._reports), at)
+                    reports.report_progress(connection, job.tenant_id, job.id, job.fence, next(self._reports), at)
+        self._report_previews()
         self._reported = {ref: at for ref, (_, at) in progress.items()}
+
+    def _report_previews(self) -> None:
+        previews = self._roster.take_previews()
+        if not previews:
+            return
+        with self._database.write() as connection:
+            for job, picture in previews:
+                reports.report_preview(connection, job.id, job.fence, _as_jpeg(picture))
+
+
+def _as_jpeg(picture: Image) -> bytes:
+    """A preview as it is sent: four times the size of the latents, a few kB."""
+    buffer = BytesIO()
+    larger = picture.resize((picture.width * 4, picture.height * 4), Resampling.BICUBIC)
+    larger.save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()

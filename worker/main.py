@@ -9,6 +9,7 @@ import threading
 import structlog
 from celery.signals import worker_shutting_down
 
+from common.catalogue_file import load_catalogue
 from common.logging import configure_logging
 from common.queue.celery_app import DOORBELL_TASK, create_celery, pool_queue, quiet_celery
 from common.queue.consuming import consume
@@ -48,8 +49,10 @@ def _come_again(*_: object) -> None:
 
 def _build(settings: Settings) -> Runtime:
     device = _open_device(settings)
+    catalogue = load_catalogue(settings)
     builder = EngineBuilder(
         device=device,
+        catalogue=catalogue,
         shelf=Shelf(settings.models_dir, settings.hf_token.get_secret_value() if settings.hf_token else None),
         max_frames=settings.batch_frames,
         stub_step_seconds=settings.stub_step_seconds,
@@ -57,6 +60,7 @@ def _build(settings: Settings) -> Runtime:
     return Runtime(
         settings,
         device=device.spec if device else "stub",
+        catalogue=catalogue,
         build_engine=builder,
         on_death=lambda: os._exit(_DEATH),
     )

@@ -3,22 +3,29 @@
 from collections import OrderedDict
 from collections.abc import Callable
 
+import structlog
+
 from common.domain.catalogue import ModelCard
 from worker.engine.port import Engine
 from worker.memory import release_memory
 
 Build = Callable[[ModelCard], Engine]
 
+_log = structlog.get_logger()
+
 
 class Residency:
-    """At most `capacity` loaded engines, of which one may be busy. Belongs to the device thread alone."""
+    """Loaded engines within `budget_bytes` of weights; the one in use may be larger than that alone.
 
-    def __init__(self, build: Build, *, capacity: int = 1) -> None:
-        if capacity < 1:
-            raise ValueError("a worker needs room for at least one model")
+    What a model takes is measured when it is loaded first and remembered after it has left; an unknown one is taken to
+    be as large as the largest known. Belongs to the device thread alone.
+    """
+
+    def __init__(self, build: Build, *, budget_bytes: int) -> None:
         self._build = build
-        self._capacity = capacity
+        self._budget_bytes = budget_bytes
         self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._sizes: dict[str, int] = {}
 
     def engine_for(self, card: ModelCard) -> Engine:
         """The loaded engine of this model, loading it, and evicting others first, when needed.
@@ -27,8 +34,11 @@ class Residency:
         if room had to be made.
         """
         if card.id not in self._engines:
-            self._make_room(self._capacity - 1)
+            self._make_room(self._expected(card.id))
             self._engines[card.id] = self._build(card)
+            self._sizes[card.id] = self._engines[card.id].weight_bytes()
+            self._engines.move_to_end(card.id)
+            self._make_room(0)
         self._engines.move_to_end(card.id)
         return self._engines[card.id]
 
@@ -38,13 +48,31 @@ class Residency:
 
     def clear(self) -> None:
         """Evict everything."""
-        self._make_room(0)
+        self._evict(len(self._engines))
 
-    def _make_room(self, left: int) -> None:
-        if len(self._engines) <= left:
+    def _expected(self, model_id: str) -> int:
+        if model_id in self._sizes:
+            return self._sizes[model_id]
+        return max(self._sizes.values(), default=0)
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        """Evict the oldest until `wanted_bytes` more fit; with nothing more wanted, the newest stays in any case."""
+        engines = list(self._engines)
+        least = 0 if wanted_bytes else 1
+        evicted = 0
+        while len(engines) - evicted > least and self._used(engines[evicted:]) + wanted_bytes > self._budget_bytes:
+            evicted += 1
+        self._evict(evicted)
+
+    def _used(self, ids: list[str]) -> int:
+        return sum(self._sizes[model_id] for model_id in ids)
+
+    def _evict(self, count: int) -> None:
+        if not count:
             return
-        while len(self._engines) > left:
-            _, engine = self._engines.popitem(last=False)
+        for _ in range(count):
+            model_id, engine = self._engines.popitem(last=False)
             engine.close()
+            _log.info("model.evicted", model=model_id)
         del engine
         release_memory()

@@ -1,15 +1,20 @@
 """From a finished frame to a stored image: encode, put under a key with the fence, say what it cost."""
 
+import hashlib
 import time
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from common.domain.job import ClaimedJob, StoredImage
-from common.domain.params import EditParams
+from PIL.Image import Image
+
+from common.domain.job import GRID_INDEX, ClaimedJob, DoneStep, StoredImage
+from common.domain.recipe import recipe_of
 from common.images.encode import EXTENSIONS, EncodedImage, encode
-from common.storage.keys import result_key
+from common.images.grid import before_and_after, side_by_side
+from common.storage.keys import result_key, step_key
 from common.storage.port import ObjectStore, StoreUnavailable
-from worker.engine.port import Finished
+from worker.handover import Handover, pack
+
+Index = int | Literal["grid"]
 
 _PAUSES_SECONDS = (0.2, 0.4, 0.8, 1.6)
 
@@ -20,43 +25,51 @@ class ResultWriter:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def write(self, job: ClaimedJob, frame: Finished) -> tuple[StoredImage, dict[str, Any]]:
-        """The stored image and what it cost. Raises `StoreUnavailable` after five tries."""
+    def write(self, job: ClaimedJob, number: int, index: int, picture: Image) -> tuple[StoredImage, dict[str, Any]]:
+        """Image `index` of pass `number`, stored, and what that cost. Raises `StoreUnavailable` after five tries."""
         began = time.monotonic()
-        encoded = _encode(job.params, frame)
-        key = result_key(
-            job.tenant_id, job.id, job.fence, frame.ref.index, encoded.sha256, EXTENSIONS[job.params.output.format]
-        )
-        self._put(key, encoded)
-        facts = dict(frame.facts) | {"store_ms": round((time.monotonic() - began) * 1000)}
-        return _stored(job.params, frame.ref.index, key, encoded), facts
+        params = job.params
+        place = params.kept_passes.index(number) * params.num_images + index
+        facts = recipe_of(params, index) if params.output.metadata else None
+        stored = self._store_picture(job, place, picture, params.passes[number].seed_of(index), facts)
+        return stored, {"store_ms": round((time.monotonic() - began) * 1000)}
 
-    def _put(self, key: str, encoded: EncodedImage) -> None:
+    def write_grid(self, job: ClaimedJob, original: Image | None, pictures: list[Image]) -> StoredImage:
+        """The input beside the results, stored. Raises `StoreUnavailable`."""
+        sheet = side_by_side(pictures) if original is None else before_and_after(original, pictures)
+        return self._store_picture(job, "grid", sheet, job.params.seed, None)
+
+    def write_step(self, job: ClaimedJob, number: int, handover: Handover) -> tuple[DoneStep, int]:
+        """What pass `number` handed on, stored, and its size in bytes. Raises `StoreUnavailable`."""
+        data = pack(handover)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = step_key(job.tenant_id, job.id, job.fence, number, sha256, "safetensors")
+        self._put(key, data, "application/octet-stream")
+        return DoneStep(number, key, sha256), len(data)
+
+    def _store_picture(
+        self, job: ClaimedJob, place: Index, picture: Image, seed: int, facts: dict[str, Any] | None
+    ) -> StoredImage:
+        output = job.params.output
+        encoded = encode(picture, format=output.format, quality=output.quality, metadata=facts)
+        key = result_key(job.tenant_id, job.id, job.fence, place, encoded.sha256, EXTENSIONS[output.format])
+        self._put(key, encoded.data, encoded.content_type)
+        return _stored(GRID_INDEX if place == "grid" else place, seed, key, encoded)
+
+    def _put(self, key: str, data: bytes, content_type: str) -> None:
         for pause in _PAUSES_SECONDS:
             try:
-                return self._store.put(key, encoded.data, encoded.content_type)
+                return self._store.put(key, data, content_type)
             except StoreUnavailable:
                 time.sleep(pause)
-        return self._store.put(key, encoded.data, encoded.content_type)
+        return self._store.put(key, data, content_type)
 
 
-def describe(params: EditParams, seed: int) -> dict[str, str]:
-    """What a result says of itself: everything that is needed to make it again."""
-    own = replace(params, seed=seed, num_images=1).as_dict()
-    return {name: str(value) for name, value in own.items() if value is not None and name != "output"}
-
-
-def _encode(params: EditParams, frame: Finished) -> EncodedImage:
-    output = params.output
-    facts = describe(params, params.seed_of(frame.ref.index)) if output.metadata else None
-    return encode(frame.pixels, format=output.format, quality=output.quality, metadata=facts)
-
-
-def _stored(params: EditParams, index: int, key: str, encoded: EncodedImage) -> StoredImage:
+def _stored(place: int, seed: int, key: str, encoded: EncodedImage) -> StoredImage:
     return StoredImage(
-        index=index,
+        index=place,
         key=key,
-        seed=params.seed_of(index),
+        seed=seed,
         width=encoded.width,
         height=encoded.height,
         content_type=encoded.content_type,

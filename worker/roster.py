@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from PIL.Image import Image
+
 from common.domain.job import ClaimedJob, Progress, StoredImage
-from worker.engine.port import FrameRef, Prepared
+from worker.engine.port import Finished, FrameRef, Prepared
 
 
 @dataclass(slots=True)
@@ -16,6 +18,13 @@ class HeldJob:
     job: ClaimedJob
     open_frames: set[int] = field(default_factory=set)
     results: dict[int, StoredImage] = field(default_factory=dict)
+    grid: StoredImage | None = None
+    original: Image | None = None
+    pictures: dict[int, Image] = field(default_factory=dict)
+    handovers: dict[int, dict[int, Finished]] = field(default_factory=dict)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    preview: Image | None = None
+    run_ms: dict[int, int] = field(default_factory=dict)
     steps_done: dict[int, int] = field(default_factory=dict)
     steps: int = 0
     stage: str = "preparing"
@@ -76,15 +85,27 @@ class Roster:
         with self._lock:
             return any(held.job.solo for held in self._jobs.values())
 
-    def make_ready(self, frames: Sequence[Prepared]) -> None:
-        """All frames of one job may join."""
+    def make_ready(self, frames: Sequence[Prepared]) -> bool:
+        """All frames of one job may join. False when nobody wants them any more."""
         with self._lock:
             held = self._jobs.get((frames[0].ref.job_id, frames[0].ref.fence))
             if held is None or held.is_unwanted:
-                return
+                return False
             held.open_frames = {frame.ref.index for frame in frames}
-            held.steps = sum(frame.steps for frame in frames)
+            held.steps = held.job.params.total_steps * len(frames)
+            held.steps_done = {frame.ref.index: frame.steps_before for frame in frames}
+            held.original = frames[0].original
             self._ready.extend(frames)
+        self.work.set()
+        return True
+
+    def make_next_ready(self, frame: Prepared) -> None:
+        """A frame that has run one pass may join the next, before all others, in the order of its job's images."""
+        with self._lock:
+            place = 0
+            while place < len(self._ready) and self._ready[place].ref.job_id == frame.ref.job_id:
+                place += 1
+            self._ready.insert(place, frame)
         self.work.set()
 
     def peek_ready(self) -> Prepared | None:
@@ -131,6 +152,20 @@ class Roster:
             if held := self._jobs.get((ref.job_id, ref.fence)):
                 held.stage = "denoising"
                 held.steps_done[ref.index] = max(step, held.steps_done.get(ref.index, 0))
+
+    def preview(self, ref: FrameRef, picture: Image) -> None:
+        """What a frame looks like so far."""
+        with self._lock:
+            if held := self._jobs.get((ref.job_id, ref.fence)):
+                held.preview = picture
+
+    def take_previews(self) -> list[tuple[ClaimedJob, Image]]:
+        """The previews that nobody has taken yet."""
+        with self._lock:
+            taken = [(held.job, held.preview) for held in self._jobs.values() if held.preview is not None]
+            for held in self._jobs.values():
+                held.preview = None
+            return taken
 
     def progress(self) -> list[tuple[ClaimedJob, Progress]]:
         """A snapshot of how far every job that joined is."""

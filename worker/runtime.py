@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import structlog
 
-from common.catalogue_file import load_catalogue
 from common.db import workers
 from common.db.engine import Database
 from common.db.workers import WorkerCard
+from common.domain.catalogue import Catalogue
 from common.domain.errors import Unavailable
 from common.ids import new_id
 from common.settings import Settings
@@ -43,7 +43,13 @@ class Runtime:
     """
 
     def __init__(
-        self, settings: Settings, *, device: str, build_engine: EngineBuilder, on_death: Callable[[], None]
+        self,
+        settings: Settings,
+        *,
+        device: str,
+        catalogue: Catalogue,
+        build_engine: EngineBuilder,
+        on_death: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._on_death = on_death
@@ -52,7 +58,7 @@ class Runtime:
         self._roster = Roster()
         self._pace = Pace(time.monotonic)
         self.card = WorkerCard(new_id("wrk"), settings.pool, socket.gethostname(), os.getpid(), device)
-        self._residency = Residency(build_engine)
+        self._residency = Residency(build_engine, budget_bytes=build_engine.budget_bytes(settings.model_memory_bytes))
         self._watchdog = Watchdog(settings.watchdog_seconds or _floor_seconds(device), time.monotonic)
         self._sink = Sink(
             database=self._database,
@@ -69,11 +75,12 @@ class Runtime:
             store=self._store,
             roster=self._roster,
             pace=self._pace,
-            prepare=prepare_frames,
+            prepare=lambda job, inputs: prepare_frames(job, inputs, build_engine.may_hand_latents),
             on_failure=self._sink.fail_unprepared,
+            emit=self._sink.put,
         )
         self._executor = Executor(
-            catalogue=load_catalogue(settings),
+            catalogue=catalogue,
             residency=self._residency,
             roster=self._roster,
             pace=self._pace,

@@ -9,16 +9,18 @@ from itertools import chain, repeat
 from typing import TypeVar
 
 import structlog
+from PIL.Image import Image
 from sqlalchemy import Connection
 
 from common.clock import utc_now
-from common.db import claims
+from common.db import chains, claims
 from common.db.engine import Database
 from common.domain.errors import JobFailure, Unavailable
 from common.domain.job import ClaimedJob
 from common.domain.retry import GiveUp, TryAgain, after_failure, after_loss
 from worker.engine.port import DeviceLost, Failed, Finished, FrameRef, Left
 from worker.failures import classify
+from worker.handover import Handover
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
 
@@ -91,6 +93,8 @@ class Sink:
         match event:
             case Finished() if not held.is_unwanted:
                 self._keep(held, event)
+                if event.number < len(held.job.params.then):
+                    return  # its next pass is on the way
             case Failed():
                 self._note_failure(held, event.error)
             case Left(parked=True):
@@ -129,14 +133,54 @@ class Sink:
         return {job.id for job in jobs if claims.join(connection, job.id, job.fence, self._device)}
 
     def _keep(self, held: HeldJob, event: Finished) -> None:
-        held.stage = "storing"
+        params = held.job.params
+        self._note_facts(held, event)
         try:
-            image, facts = self._results.write(held.job, event)
+            if event.number in params.kept_passes and event.pixels is not None:
+                self._store_result(held, event, event.pixels)
+            if event.number < len(params.then):
+                self._hand_on(held, event)
         except Exception as error:  # the edge of one frame's storing
             self._note_failure(held, error)
-        else:
-            held.results[event.ref.index] = image
-            held.facts.update(facts)
+
+    def _store_result(self, held: HeldJob, event: Finished, picture: Image) -> None:
+        params, index = held.job.params, event.ref.index
+        if event.number == len(params.then):
+            held.stage = "storing"
+        image, facts = self._results.write(held.job, event.number, index, picture)
+        held.results[image.index] = image
+        held.facts.update(facts)
+        if params.output.grid:
+            held.pictures[image.index] = picture
+            if len(held.pictures) == params.result_count:
+                pictures = [held.pictures[number] for number in sorted(held.pictures)]
+                held.grid = self._results.write_grid(held.job, held.original, pictures)
+
+    def _hand_on(self, held: HeldJob, event: Finished) -> None:
+        """When all images of a pass are there, commit what it handed on, so that it need not run again.
+
+        The next pass is under way meanwhile; a crash before this commit costs the pass, not the outcome.
+        """
+        if any(step.number == event.number for step in held.job.done_steps):
+            return
+        rows = held.handovers.setdefault(event.number, {})
+        rows[event.ref.index] = event
+        if len(rows) < held.job.params.num_images:
+            return
+        made = [rows[index] for index in sorted(rows)]
+        del held.handovers[event.number]
+        step, size = self._results.write_step(held.job, event.number, _handover_of(made))
+        if self._insist(lambda connection: chains.record_step(connection, held.job, step, size)) is False:
+            held.is_lost = True
+            self._cancel(held.job.id)
+
+    def _note_facts(self, held: HeldJob, event: Finished) -> None:
+        facts = dict(event.facts)
+        held.warnings += [one for one in facts.pop("warnings", ()) if one not in held.warnings]
+        if "run_ms" in facts:
+            held.run_ms[event.number] = facts["run_ms"]
+            facts["run_ms"] = sum(held.run_ms.values())
+        held.facts.update(facts)
 
     def _note_failure(self, held: HeldJob, error: Exception) -> None:
         if held.failure is None:
@@ -145,7 +189,7 @@ class Sink:
 
     def _conclude(self, held: HeldJob) -> None:
         """All frames are out: one transition, by whichever reason weighs most."""
-        job, won = held.job, len(held.results) == held.job.params.num_images
+        job, won = held.job, len(held.results) == held.job.params.result_count
         if held.is_lost:
             _log.warning("job.lost")
         elif won:
@@ -162,7 +206,7 @@ class Sink:
 
     def _finish(self, held: HeldJob) -> None:
         job, images = held.job, [held.results[index] for index in sorted(held.results)]
-        won = self._insist(lambda connection: claims.finish(connection, job, images, held.facts))
+        won = self._insist(lambda c: claims.finish(c, job, images, held.facts, grid=held.grid, warnings=held.warnings))
         if won is False:  # refused, unless it is our own commit whose answer was lost
             won = self._insist(lambda connection: claims.has_succeeded(connection, job.id, job.fence))
         _log.info("job.succeeded" if won else "job.refused", **held.facts)
@@ -215,3 +259,10 @@ class Sink:
                 if self._abandon.wait(pause):
                     break
         return None
+
+
+def _handover_of(made: list[Finished]) -> Handover:
+    """What a pass made of all images, as far as somebody wants it: latents handed on, pictures handed on or kept."""
+    pictures = tuple(one.pixels for one in made if one.pixels is not None)
+    latents = tuple(one.latents for one in made if one.latents is not None)
+    return Handover(pictures or None, latents or None)

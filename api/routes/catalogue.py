@@ -1,18 +1,15 @@
 """Models and queues: what there is, and how busy it is."""
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from api.auth import Reader
 from api.dependencies import ServicesDep, accepts_query
+from api.model_schema import model_schema
 from api.presenters import present_lane, present_model
 from api.routes.responses import PROBLEMS
-from api.schemas.job_request import JobRequest
 from api.schemas.system import ModelDetail, ModelList, QueueState
-from api.use_cases.look_at_queue import look_at_queue
-from common.domain.catalogue import ModelCard
+from api.use_cases.look_at_queue import look_at_queue, look_at_residents
 from common.domain.errors import NotFound
 
 router = APIRouter(prefix="/v1", tags=["system"], responses=PROBLEMS, dependencies=[accepts_query()])
@@ -21,7 +18,8 @@ router = APIRouter(prefix="/v1", tags=["system"], responses=PROBLEMS, dependenci
 @router.get("/models", summary="List the models", responses={200: {"model": ModelList}})
 def models(services: ServicesDep, caller: Reader) -> Response:
     """The closed list of models; the first is the default of a request that names none."""
-    return JSONResponse({"data": [present_model(card) for card in services.catalogue]})
+    resident = look_at_residents(services)
+    return JSONResponse({"data": [present_model(card, resident.get(card.id, 0)) for card in services.catalogue]})
 
 
 @router.get("/models/{model_id}", summary="Look at a model", responses={200: {"model": ModelDetail}})
@@ -30,7 +28,8 @@ def model(services: ServicesDep, caller: Reader, model_id: str) -> Response:
     card = services.catalogue.get(model_id)
     if card is None:
         raise NotFound("there is no such model")
-    return JSONResponse(present_model(card) | {"parameters": parameter_schema(card)})
+    resident = look_at_residents(services).get(card.id, 0)
+    return JSONResponse(present_model(card, resident) | {"parameters": model_schema(card, services.catalogue)})
 
 
 @router.get("/queue", summary="Look at the queues", responses={200: {"model": QueueState}})
@@ -43,14 +42,3 @@ def queue(services: ServicesDep, caller: Reader) -> Response:
         for name in names
     ]
     return JSONResponse({"lanes": [present_lane(lane) for lane in look.lanes], "pools": pools})
-
-
-def parameter_schema(card: ModelCard) -> dict[str, Any]:
-    """The JSON Schema of a job request for this model."""
-    schema = JobRequest.model_json_schema()
-    fields = schema["properties"]
-    for name in ("strength", "guidance_scale", "num_inference_steps"):
-        fields[name]["default"] = getattr(card.defaults, name)
-    fields["task"]["anyOf"] = [{"enum": sorted(card.tasks), "type": "string"}, {"type": "null"}]
-    fields["model"] = {"const": card.id, "default": card.id, "title": "Model"}
-    return schema

@@ -118,11 +118,11 @@ def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str)
 
 def _submission(request: Request, body: Body, key: str | None) -> Submission:
     parsed = parse_job_request(body.members)
-    if parsed.image is not None and "image" in body.files:
-        raise Invalid([Problem("/image", "validation_error", "image is given twice")])
-    image = parsed.image.data if parsed.image else body.files.get("image")
+    for role in body.files:
+        if getattr(parsed, role) is not None:
+            raise Invalid([Problem(f"/{role}", "validation_error", f"{role} is given twice")])
     fingerprint = body.fingerprint(request.method, request.url.path) if key else ""
-    return Submission(parsed, image, Idempotency(key, fingerprint) if key else None)
+    return Submission(parsed, body.files, Idempotency(key, fingerprint) if key else None)
 
 
 def _answer(request: Request, outcome: Submitted | Plan) -> Response:

@@ -1,15 +1,21 @@
-"""An input image as JSON carries it."""
+"""An input image as JSON names it."""
 
 import binascii
 from base64 import b64decode
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import Strict
+from api.schemas.base import Strict, check_text
+from common.ids import is_id
 
 MAX_DATA_BYTES: Final = 10 << 20
+MAX_URL_CHARACTERS: Final = 2000
+MAX_INDEX: Final = 159
+
+_WAYS: Final = ("data", "upload", "url", "job")
+_ONE_OF: Final = "must have exactly one of data, upload, url, or job (with its index)"
 
 
 def decode_data_url(value: Any) -> bytes:
@@ -19,7 +25,7 @@ def decode_data_url(value: Any) -> bytes:
         raise PydanticCustomError("image_unreadable", "must be a data URL: data:image/png;base64,… (or jpeg, webp)")
     if len(payload) > (MAX_DATA_BYTES + 2) // 3 * 4:
         raise PydanticCustomError(
-            "image_too_large", "holds more than 10 MiB; send larger images as a multipart file part"
+            "image_too_large", "holds more than 10 MiB; send larger images as an upload or a multipart file part"
         )
     try:
         return b64decode(payload, validate=True)
@@ -27,14 +33,65 @@ def decode_data_url(value: Any) -> bytes:
         raise PydanticCustomError("image_unreadable", "is not valid base64 (no line breaks, padded with =)") from None
 
 
+def check_upload_id(text: str) -> str:
+    """Refuse what cannot be the id of an upload."""
+    if not is_id(text, "upl"):
+        raise PydanticCustomError("validation_error", "must be the id of an upload, upl_ and 32 hexadecimal digits")
+    return text
+
+
+def check_job_id(text: str) -> str:
+    """Refuse what cannot be the id of a job."""
+    if not is_id(text, "job"):
+        raise PydanticCustomError("validation_error", "must be the id of a job, job_ and 32 hexadecimal digits")
+    return text
+
+
 DataUrl = Annotated[
     bytes,
     BeforeValidator(decode_data_url),
     WithJsonSchema({"type": "string", "pattern": "^data:image/[a-z]+;base64,", "maxLength": 13_981_040}),
 ]
+UploadId = Annotated[
+    str, AfterValidator(check_upload_id), WithJsonSchema({"type": "string", "pattern": "^upl_[0-9a-f]{32}$"})
+]
+JobId = Annotated[
+    str, AfterValidator(check_job_id), WithJsonSchema({"type": "string", "pattern": "^job_[0-9a-f]{32}$"})
+]
+# Where it leads is judged by `common.outbound`, scheme and port included: one place decides.
+Url = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_URL_CHARACTERS),
+    AfterValidator(check_text),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "uri",
+            "pattern": "^https?://",
+            "minLength": 1,
+            "maxLength": MAX_URL_CHARACTERS,
+        }
+    ),
+]
 
 
 class ImageSource(Strict):
-    """Where an input image comes from: a base64 data URL of a PNG, JPEG or WebP file, at most 10 MiB."""
+    """Where an input image comes from: exactly one of `data`, `upload`, `url` and `job`."""
 
-    data: DataUrl = Field(description="`data:image/png;base64,…`, at most 10 MiB of PNG, JPEG or WebP.")
+    data: DataUrl | None = Field(None, description="`data:image/png;base64,…`, at most 10 MiB of PNG, JPEG or WebP.")
+    upload: UploadId | None = Field(None, description="The id of an upload that is ready.")
+    url: Url | None = Field(
+        None, description="A public https address of a PNG, JPEG or WebP file; fetched after the job is accepted."
+    )
+    job: JobId | None = Field(None, description="The id of an earlier job that succeeded; its image `index` is taken.")
+    index: int | None = Field(None, ge=0, le=MAX_INDEX, description="With `job`: which of its images. Default: 0.")
+
+    @model_validator(mode="after")
+    def _check_one_way(self) -> "ImageSource":
+        given = [name for name in _WAYS if getattr(self, name) is not None]
+        if len(given) != 1:
+            detail = f"not {' and '.join(given)}" if given else "it has none"
+            raise PydanticCustomError("validation_error", f"{_ONE_OF}, {detail}")
+        if self.index is not None and self.job is None:
+            raise PydanticCustomError("validation_error", "has an index without a job; an index is for job only")
+        return self

@@ -32,13 +32,12 @@ class JobWarning(Answer):
 
     code: str
     pointer: str
+    detail: str | None = None
 
 
-class Image(Answer):
-    """One result. `url` answers until `url_expires_at`; `sha256` is of the bytes it answers."""
+class File(Answer):
+    """One picture. `url` answers until `url_expires_at`; `sha256` is of the bytes it answers."""
 
-    index: int
-    seed: int
     width: int
     height: int
     content_type: str
@@ -48,11 +47,20 @@ class Image(Answer):
     url_expires_at: str | None
 
 
+class Image(File):
+    """One result, of this step of a chain (from 0)."""
+
+    index: int
+    step: int
+    seed: int
+
+
 class JobUrls(Answer):
     """Where to go from here."""
 
     self: str
     cancel: str
+    preview: str
 
 
 class Job(Answer):
@@ -63,7 +71,7 @@ class Job(Answer):
     version: int
     stage: str | None
     attempt: int
-    task: Literal["txt2img", "img2img"]
+    task: Literal["txt2img", "img2img", "inpaint"]
     model: str
     priority: Literal["high", "normal", "low"]
     created_at: str
@@ -78,7 +86,7 @@ class Job(Answer):
     effective_steps: int
     warnings: list[JobWarning]
     images: list[Image]
-    grid: None
+    grid: File | None
     error: dict[str, Any] | None
     metrics: dict[str, Any]
     device: str | None

@@ -5,8 +5,25 @@ from typing import Any
 from pydantic import BaseModel
 
 
+class ModelDefaults(BaseModel):
+    """The parameters that a request leaves out."""
+
+    strength: float
+    guidance_scale: float
+    num_inference_steps: int
+
+
+class AdapterSummary(BaseModel):
+    """A LoRA of a model."""
+
+    id: str
+    title: str
+    licence: str
+    note: str
+
+
 class ModelSummary(BaseModel):
-    """A model of the catalogue."""
+    """A model of the catalogue. Sides are multiples of `size_step` pixels; `resident_workers` have it in memory now."""
 
     id: str
     title: str
@@ -14,6 +31,13 @@ class ModelSummary(BaseModel):
     native_size: int
     licence: str
     note: str
+    family: str
+    pool: str
+    defaults: ModelDefaults
+    schedulers: list[str]
+    size_step: int
+    adapters: list[AdapterSummary]
+    resident_workers: int
 
 
 class ModelDetail(ModelSummary):

@@ -6,13 +6,13 @@ from typing import Final
 from api.dependencies import Services
 from api.use_cases.look_up import require_job
 from common.clock import utc_now
-from common.db.jobs import find_image
+from common.db.jobs import find_image, find_preview
 from common.db.tenants import Caller
 from common.domain.errors import NotFound
-from common.domain.job import StoredImage
+from common.domain.job import GRID_INDEX, StoredImage
 from common.storage.port import ObjectMissing
 
-_MOST_IMAGES: Final = 16
+_MOST_IMAGES: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,21 @@ class Fetched:
 
 
 def find_result(services: Services, caller: Caller, job_id: str, index: int, *, as_download: bool) -> Fetched:
-    """Result `index` of a job; raises `NotFound` when there is none (yet), `gone` after its life."""
+    """Result `index` of a job, or its grid with `GRID_INDEX`.
+
+    Raises `NotFound` when there is none (yet), `gone` after its life.
+    """
     with services.database.read() as connection:
         job = require_job(connection, caller.tenant_id, job_id)
-        image = find_image(connection, caller.tenant_id, job_id, index) if index < _MOST_IMAGES else None
+        image = job.grid
+        if index != GRID_INDEX:
+            image = find_image(connection, caller.tenant_id, job_id, index) if index < _MOST_IMAGES else None
     if job.expires_at is not None and job.expires_at <= utc_now():
         raise NotFound("the life of the job's results is over", code="gone")
     if image is None:
         raise NotFound("the job has no such image (yet)")
-    filename = f"{job_id}-{index}.{image.content_type.rpartition('/')[2].replace('jpeg', 'jpg')}"
+    name = "grid" if index == GRID_INDEX else str(index)
+    filename = f"{job_id}-{name}.{image.content_type.rpartition('/')[2].replace('jpeg', 'jpg')}"
     url = services.store.presign_get(
         image.key,
         expires_seconds=services.settings.result_url_seconds,
@@ -49,3 +55,10 @@ def read_result(services: Services, image: StoredImage) -> bytes:
         return services.store.get(image.key)
     except ObjectMissing:
         raise NotFound("the image is no longer stored", code="gone") from None
+
+
+def look_at_preview(services: Services, caller: Caller, job_id: str) -> bytes | None:
+    """The newest preview (JPEG) of a running job, None when there is none. Raises `NotFound`."""
+    with services.database.read() as connection:
+        require_job(connection, caller.tenant_id, job_id)
+        return find_preview(connection, caller.tenant_id, job_id)

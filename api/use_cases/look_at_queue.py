@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from api.dependencies import Services
-from common.db.queue_stats import LaneDepth, count_ready_workers, count_running, lane_depths
+from common.db.queue_stats import LaneDepth, count_ready_workers, count_residents, count_running, lane_depths
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,9 @@ def count_workers(services: Services) -> int:
     """Ready workers of all pools. Raises `Unavailable` when the database, or its schema, is not there."""
     with services.database.read() as connection:
         return sum(count_ready_workers(connection, services.settings.lease_seconds).values())
+
+
+def look_at_residents(services: Services) -> dict[str, int]:
+    """How many workers have each model in memory now; a model that none has is left out."""
+    with services.database.read() as connection:
+        return count_residents(connection, services.settings.lease_seconds)

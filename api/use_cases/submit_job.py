@@ -1,7 +1,8 @@
-"""Accepting a job: checked, its image clean and stored, its row committed, and only then the doorbell."""
+"""Accepting a job: checked, its images clean and stored, its row committed, and only then the doorbell."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
@@ -9,7 +10,9 @@ from sqlalchemy import Connection
 from api.dependencies import Services
 from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency, find_original
-from api.use_cases.plan_job import Plan, choose_card, choose_lane, make_plan
+from api.use_cases.plan_job import Inputs, Plan, choose_lane, make_plan
+from api.use_cases.resolve_input import PendingUrl, PreparedInput, keep_input, prepare_bytes, prepare_input
+from common.db.intakes import insert_intakes
 from common.db.jobs import find_job, insert_job
 from common.db.tenants import Caller
 from common.domain.batching import call_key, step_key
@@ -19,16 +22,18 @@ from common.domain.job import InputRef, NewJob
 from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
 from common.ids import new_id
-from common.images.untrusted import DecodedImage, ImageRejected
-from common.storage.keys import input_key
+
+ROLES = ("image", "mask")
+
+Prepared = dict[str, PreparedInput | PendingUrl]
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client sent: the typed request, and the bytes of its image as they came."""
+    """What a client sent: the typed request, and the bytes of its file parts by role as they came."""
 
     request: JobRequest
-    image: bytes | None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     idempotency: Idempotency | None = None
 
 
@@ -44,7 +49,7 @@ def preview_submit(services: Services, caller: Caller, submission: Submission) -
     """What `submit_job` would run; stores nothing. Raises what it would raise."""
     _recall(services, caller, submission.idempotency)
     choose_lane(submission.request, caller)
-    return _plan(services, submission)[0]
+    return _plan(services, submission, _prepare(services, caller, submission))
 
 
 def submit_job(services: Services, caller: Caller, submission: Submission) -> Submitted:
@@ -55,14 +60,19 @@ def submit_job(services: Services, caller: Caller, submission: Submission) -> Su
     if original := _recall(services, caller, submission.idempotency):
         return _replay(services, original)
     lane = choose_lane(submission.request, caller)
-    plan, image = _plan(services, submission)
-    inputs = {} if image is None else {"image": _store_input(services, caller, image)}
+    prepared = _prepare(services, caller, submission)
+    plan = _plan(services, submission, prepared)
+    inputs = {role: keep_input(services, one) for role, one in prepared.items() if isinstance(one, PreparedInput)}
+    urls = {role: one.url for role, one in prepared.items() if isinstance(one, PendingUrl)}
     job = _new_job(services, caller, submission.request, lane, plan, inputs)
     with services.database.write() as connection:
-        submitted = _insert(connection, job, submission.idempotency)
+        submitted = _insert(connection, job, urls, submission.idempotency)
     if submitted.replayed:
         return _replay(services, submitted.job)
-    services.doorbell.ring(job.pool, 1)
+    if urls:
+        services.doorbell.ring_courier()
+    else:
+        services.doorbell.ring(job.pool, 1)
     services.metrics.count_submit(job.params.model, job.params.task, replayed=False)
     return submitted
 
@@ -80,26 +90,33 @@ def _replay(services: Services, job: JobSnapshot) -> Submitted:
     return Submitted(job, replayed=True)
 
 
-def _plan(services: Services, submission: Submission) -> tuple[Plan, DecodedImage | None]:
-    card = choose_card(submission.request, services.catalogue)
-    image = None if submission.image is None else _decode(services, submission.image)
-    size = None if image is None else (image.width, image.height)
-    plan = make_plan(submission.request, card, input_size=size, random_seed=secrets.randbelow(SEED_LIMIT))
-    return plan, image
+def _prepare(services: Services, caller: Caller, submission: Submission) -> Prepared:
+    """Every input, of which nothing is stored yet. A model that does not exist is refused before any decoding."""
+    if submission.request.model is not None:
+        services.catalogue.require(submission.request.model)
+    prepared: Prepared = {}
+    for role in ROLES:
+        source = getattr(submission.request, role)
+        if source is not None:
+            prepared[role] = prepare_input(services, caller, source, f"/{role}")
+        elif role in submission.files:
+            prepared[role] = prepare_bytes(services, caller, submission.files[role], f"/{role}")
+    return prepared
 
 
-def _decode(services: Services, data: bytes) -> DecodedImage:
-    try:
-        return services.decoder.decode(data)
-    except ImageRejected as error:
-        raise Invalid([Problem("/image", error.code, error.detail)]) from None
+def _plan(services: Services, submission: Submission, prepared: Prepared) -> Plan:
+    image = prepared.get("image")
+    request = submission.request
+    is_opaque = isinstance(image, PreparedInput) and image.has_alpha is False
+    if request.mask_mode == "alpha" and "mask" not in prepared and is_opaque:
+        detail = "mask_mode alpha needs a mask, or an image with transparent parts"
+        raise Invalid([Problem("/mask", "mask_missing", detail)])
+    inputs = Inputs("image" in prepared, "mask" in prepared, _size(image), _size(prepared.get("mask")))
+    return make_plan(request, services.catalogue, inputs, random_seed=secrets.randbelow(SEED_LIMIT))
 
 
-def _store_input(services: Services, caller: Caller, image: DecodedImage) -> InputRef:
-    """Content-addressed, so a submit that fails after this leaves nothing that a later one could not use."""
-    key = input_key(caller.tenant_id, image.sha256)
-    services.store.put(key, image.png, "image/png", if_absent=True)
-    return InputRef(key, image.sha256, len(image.png), image.width, image.height)
+def _size(one: PreparedInput | PendingUrl | None) -> tuple[int, int] | None:
+    return (one.reference.width, one.reference.height) if isinstance(one, PreparedInput) else None
 
 
 def _new_job(
@@ -129,14 +146,15 @@ def _new_job(
 
 def _kept_request(request: JobRequest, inputs: dict[str, InputRef]) -> dict[str, Any]:
     """The request as accepted; in place of pixels the digest of the prepared image."""
-    members = request.model_dump(mode="json", exclude_unset=True, exclude={"image"})
+    members = request.model_dump(mode="json", exclude_unset=True, exclude=set(ROLES))
     return members | {role: {"sha256": reference.sha256} for role, reference in inputs.items()}
 
 
-def _insert(connection: Connection, job: NewJob, idempotency: Idempotency | None) -> Submitted:
+def _insert(connection: Connection, job: NewJob, urls: dict[str, str], idempotency: Idempotency | None) -> Submitted:
     if idempotency and (original := find_original(connection, job.tenant_id, idempotency, take_for=job.id)):
         return Submitted(original, replayed=True)
     insert_job(connection, job)
+    insert_intakes(connection, job.id, job.tenant_id, urls)
     snapshot = find_job(connection, job.tenant_id, job.id)
     if snapshot is None:
         raise Unavailable("the database lost the job that was just written")

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.commands import job_options
 from client.commands.failing import Failure
-from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server, parse_size
+from client.commands.job_request import build_request, send_files
+from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server
 from client.job import Job
 from client.progress import shown_progress
 from client.sdk import Darkroom
 
 _INTERRUPTED = 130
 _ID_WIDTH = 36
+_ENDINGS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 app = typer.Typer()
 _console = Console()
@@ -26,38 +28,41 @@ _notes = Console(stderr=True)
 
 @app.command()
 def submit(
-    prompt: Annotated[str, typer.Option(help="What the picture should become.")],
-    file: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, readable=True, help="The picture; none for txt2img.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the catalogue; default: the server's.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What it should not become.")] = None,
-    strength: Annotated[float | None, typer.Option(help="How much may change, above 0 up to 1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strictly the prompt is followed.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; default: fitted to the model.")] = None,
+    context: typer.Context,
+    file: job_options.File = None,
+    prompt: job_options.Prompt = None,
+    request: job_options.Request = None,
+    image_url: job_options.ImageUrl = None,
+    model: job_options.Model = None,
+    negative_prompt: job_options.NegativePrompt = None,
+    strength: job_options.Strength = None,
+    seed: job_options.Seed = None,
+    num_inference_steps: job_options.Steps = None,
+    steps_mode: job_options.StepsMode = None,
+    guidance_scale: job_options.Guidance = None,
+    scheduler: job_options.Scheduler = None,
+    num_images: job_options.NumImages = None,
+    size: job_options.Size = None,
+    resize: job_options.Resize = None,
+    mask: job_options.Mask = None,
+    mask_mode: job_options.MaskMode = None,
+    mask_blur: job_options.MaskBlur = None,
+    mask_grow: job_options.MaskGrow = None,
+    inpaint_area: job_options.InpaintArea = None,
+    format: job_options.Format = None,  # noqa: A002 - the word of the API
+    quality: job_options.Quality = None,
+    grid: job_options.Grid = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait and fetch the results.")] = True,
     url: Url = LOCAL_SERVER,
     key: Key = None,
 ) -> None:
-    """Hand in a picture and a prompt; wait for the result and save it."""
-    width, height = parse_size(size)
-    params: dict[str, Any] = {
-        "model": model,
-        "negative_prompt": negative_prompt,
-        "strength": strength,
-        "seed": seed,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "width": width,
-        "height": height,
-    }
+    """Hand in a picture and a prompt, or a request file; wait for the result and save it."""
+    members = build_request(context.params)
     with open_server(url, key) as server:
-        job = server.submit(prompt=prompt, image=file, **params)
+        job = server.submit(**send_files(server, members))
         if wait:
-            _fetch(_follow(server, job), out)
+            _fetch(server, _follow(server, job), out)
         else:
             print(job.id)
 
@@ -104,13 +109,26 @@ def _follow(server: Darkroom, job: Job) -> Job:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _fetch(job: Job, folder: Path) -> None:
+def _fetch(server: Darkroom, job: Job, folder: Path) -> None:
     if job.status != "succeeded":
         raise Failure(_outcome(job))
     folder.mkdir(parents=True, exist_ok=True)
     for image in job.images:
-        ending = mimetypes.guess_extension(image.content_type or "") or ".png"
-        print(job.download(image.index, folder / f"{job.id}-{image.index}{ending}"))
+        print(job.download(image.index, folder / f"{job.id}-{image.index}{_ending(image.content_type)}"))
+    grid = job.raw.get("grid")
+    if grid:
+        print(server.fetch_grid(job.id, folder / f"{job.id}-grid{_ending(grid.get('content_type'))}"))
+    for warning in job.raw.get("warnings") or ():
+        _notes.print(_described(warning), markup=False, highlight=False)
+
+
+def _ending(content_type: str | None) -> str:
+    return _ENDINGS.get(content_type or "", ".png")
+
+
+def _described(warning: dict[str, Any]) -> str:
+    detail = warning.get("detail")
+    return f"warning: {warning.get('code')} at {warning.get('pointer')}" + (f": {detail}" if detail else "")
 
 
 def _show(job: Job, *, as_json: bool) -> None:

@@ -1,15 +1,25 @@
 """What a worker does with jobs: claim, join, renew, finish, fail, hand back. Every write carries the fence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
+from common.db.chains import done_steps
 from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
-from common.db.tables import attempts, images, job_progress, job_requests, jobs, object_refs, objects, pools, workers
+from common.db.tables import (
+    attempts,
+    images,
+    job_requests,
+    jobs,
+    object_refs,
+    objects,
+    pools,
+    workers,
+)
 from common.db.types import after_now, now
-from common.db.upsert import upsert
-from common.domain.job import ClaimedJob, InputRef, Progress, StoredImage
+from common.domain.job import ClaimedJob, DoneStep, InputRef, StoredImage
 from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED, JobState, Outcome
 from common.domain.params import EditParams
 from common.domain.retry import TryAgain
@@ -56,7 +66,8 @@ def claim(
     rows = _claimed_rows(connection, [row.id for row in moved])
     _open_attempts(connection, worker_id, device, rows)
     _advance(connection, worker_id, rows[0].vtime)
-    return [job for row in rows if (job := _read(connection, row)) is not None]
+    done = done_steps(connection, [row.id for row in rows if row.fence > 1])
+    return [job for row in rows if (job := _read(connection, row, done.get(row.id, ()))) is not None]
 
 
 def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
@@ -83,14 +94,32 @@ def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
     return True
 
 
-def finish(connection: Connection, job: ClaimedJob, results: list[StoredImage], metrics: dict[str, Any]) -> bool:
-    """Images, their objects, the transition and its event, in one transaction. False when the job is not ours."""
+def finish(
+    connection: Connection,
+    job: ClaimedJob,
+    results: list[StoredImage],
+    metrics: dict[str, Any],
+    *,
+    grid: StoredImage | None = None,
+    warnings: Sequence[dict[str, str]] = (),
+) -> bool:
+    """Images, their objects, the transition and its event, in one transaction. False when the job is not ours.
+
+    `warnings` are what only the loaded model could tell; they join those of the submit.
+    """
     if not move_jobs(connection, SUCCEED, holds(job.id, job.fence), {"metrics": metrics}):
         return False
     own = {"job_id": job.id, "tenant_id": job.tenant_id}
     connection.execute(insert(images), [own | {"fence": job.fence} | _columns(image) for image in results])
     connection.execute(insert(objects), [_object_row(job, image) for image in results])
     connection.execute(insert(object_refs), [own | {"object_key": image.key, "role": "result"} for image in results])
+    if grid is not None:
+        connection.execute(insert(objects).values(_object_row(job, grid)))
+        connection.execute(insert(object_refs).values(own | {"object_key": grid.key, "role": "grid"}))
+    if warnings:
+        mine = job_requests.c.job_id == job.id
+        known = connection.execute(select(job_requests.c.warnings).where(mine)).scalar_one()
+        connection.execute(update(job_requests).where(mine).values(warnings=[*known, *warnings]))
     end_attempt(connection, job.id, job.fence, Outcome.SUCCEEDED)
     return True
 
@@ -150,22 +179,6 @@ def renew(connection: Connection, worker_id: str, job_ids: list[str], lease_seco
     mine = (jobs.c.worker_id == worker_id) & (jobs.c.state == JobState.RUNNING) & jobs.c.id.in_(job_ids)
     statement = update(jobs).where(mine).values(lease_until=after_now(lease_seconds)).returning(*_HELD_COLUMNS)
     return [_held(row) for row in connection.execute(statement)]
-
-
-def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:
-    """The newest progress of an attempt; an older attempt's report changes nothing. May be lost."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL synchronous_commit = off"))
-    row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
-    row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
-    statement = upsert(connection, job_progress).values(row)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[job_progress.c.job_id],
-            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}},
-            where=job_progress.c.fence <= fence,
-        )
-    )
 
 
 _HELD_COLUMNS = (
@@ -234,15 +247,15 @@ def _advance(connection: Connection, worker_id: str, vtime: float) -> None:
     connection.execute(update(workers).where(behind).values(served_vtime=vtime))
 
 
-def _read(connection: Connection, row: Row[Any]) -> ClaimedJob | None:
+def _read(connection: Connection, row: Row[Any], done_steps: tuple[DoneStep, ...]) -> ClaimedJob | None:
     try:
-        return _claimed(row)
+        return _claimed(row, done_steps)
     except (KeyError, TypeError, ValueError):  # written by a release that knows more than we do
         hand_back(connection, row.id, row.fence, TryAgain(_UNREADABLE_SECONDS, refund=True), "unreadable")
         return None
 
 
-def _claimed(row: Row[Any]) -> ClaimedJob:
+def _claimed(row: Row[Any], done_steps: tuple[DoneStep, ...]) -> ClaimedJob:
     return ClaimedJob(
         id=row.id,
         tenant_id=row.tenant_id,
@@ -255,6 +268,7 @@ def _claimed(row: Row[Any]) -> ClaimedJob:
         deadline_at=row.deadline_at,
         params=EditParams.from_dict(row.params),
         inputs={role: InputRef.from_dict(members) for role, members in row.inputs.items()},
+        done_steps=done_steps,
     )
 
 

@@ -6,13 +6,14 @@ from sqlalchemy import Connection, Row, exists, func, insert, select, update
 
 from common.db.flows import draw_tag
 from common.db.moves import end_attempt, move_jobs
+from common.db.objects import refer_to_input
 from common.db.tables import attempts, images, job_events, job_progress, job_requests, jobs, object_refs, objects
 from common.db.types import after_now, now
-from common.db.upsert import upsert
-from common.domain.job import InputRef, NewJob, Progress, StoredImage
+from common.domain.job import GRID_INDEX, NewJob, Progress, StoredImage
 from common.domain.lifecycle import CANCEL, CANCEL_QUEUED, INITIAL, JobState, Outcome
 from common.domain.params import EditParams
 from common.domain.snapshot import JobSnapshot
+from common.storage.keys import content_type_of
 
 
 def insert_job(connection: Connection, job: NewJob) -> None:
@@ -22,7 +23,7 @@ def insert_job(connection: Connection, job: NewJob) -> None:
     connection.execute(insert(jobs).values(_hot_row(job) | timed))
     connection.execute(insert(job_requests).values(_cold_row(job)))
     for role, reference in job.inputs.items():
-        _refer_to_input(connection, job, role, reference)
+        refer_to_input(connection, job.tenant_id, job.id, role, reference)
     payload = {"state": INITIAL, "move": "submit", "attempt": 0, "error": None}
     connection.execute(
         insert(job_events).values(job_id=job.id, tenant_id=job.tenant_id, version=1, kind="job.queued", payload=payload)
@@ -34,7 +35,7 @@ def find_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnapshot
     row = connection.execute(_snapshots().where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id)).one_or_none()
     if row is None:
         return None
-    return _snapshot(row, _images_of(connection, [row.id]))
+    return _snapshot(row, _images_of(connection, [row.id]), _grids_of(connection, [row.id]))
 
 
 def list_jobs(
@@ -47,8 +48,9 @@ def list_jobs(
     for column, value in filters.items():
         query = query.where(jobs.c[column] == value)
     rows = list(connection.execute(query))
-    results = _images_of(connection, [row.id for row in rows])
-    return [_snapshot(row, results) for row in rows]
+    ids = [row.id for row in rows]
+    results, grids = _images_of(connection, ids), _grids_of(connection, ids)
+    return [_snapshot(row, results, grids) for row in rows]
 
 
 def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
@@ -76,6 +78,16 @@ def find_image(connection: Connection, tenant_id: str, job_id: str, index: int) 
     mine = (images.c.job_id == job_id) & (images.c.tenant_id == tenant_id) & (images.c.index == index)
     row = connection.execute(select(images).where(mine)).one_or_none()
     return None if row is None else _stored_image(row)
+
+
+def find_preview(connection: Connection, tenant_id: str, job_id: str) -> bytes | None:
+    """The newest preview (JPEG) of the tenant's running job, or None."""
+    query = (
+        select(job_progress.c.preview)
+        .join(jobs, (jobs.c.id == job_progress.c.job_id) & (jobs.c.fence == job_progress.c.fence))
+        .where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id, jobs.c.state == JobState.RUNNING)
+    )
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _hot_row(job: NewJob) -> dict[str, Any]:
@@ -108,24 +120,6 @@ def _cold_row(job: NewJob) -> dict[str, Any]:
         "metadata": job.metadata,
         "expires_in_seconds": job.expires_in_seconds,
     }
-
-
-def _refer_to_input(connection: Connection, job: NewJob, role: str, reference: InputRef) -> None:
-    row = {
-        "key": reference.key,
-        "tenant_id": job.tenant_id,
-        "state": "live",
-        "kind": "input",
-        "sha256": reference.sha256,
-        "bytes": reference.bytes,
-        "width": reference.width,
-        "height": reference.height,
-    }
-    statement = upsert(connection, objects).values(row)
-    connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_={"state": "live"}))
-    connection.execute(
-        insert(object_refs).values(object_key=reference.key, job_id=job.id, tenant_id=job.tenant_id, role=role)
-    )
 
 
 def _snapshots() -> Any:
@@ -161,7 +155,21 @@ def _stored_image(row: Row[Any]) -> StoredImage:
     return StoredImage(**{name: members[name] for name in StoredImage.__dataclass_fields__})
 
 
-def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]]) -> JobSnapshot:
+def _grids_of(connection: Connection, job_ids: list[str]) -> dict[str, StoredImage]:
+    query = (
+        select(objects, object_refs.c.job_id)
+        .join(object_refs, object_refs.c.object_key == objects.c.key)
+        .where(object_refs.c.job_id.in_(job_ids), object_refs.c.role == "grid")
+    )
+    return {row.job_id: _grid(row) for row in connection.execute(query)}
+
+
+def _grid(row: Row[Any]) -> StoredImage:
+    kind = content_type_of(row.key)
+    return StoredImage(GRID_INDEX, row.key, 0, row.width, row.height, kind, row.bytes, row.sha256)
+
+
+def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]], grids: dict[str, StoredImage]) -> JobSnapshot:
     return JobSnapshot(
         id=row.id,
         tenant_id=row.tenant_id,
@@ -182,6 +190,7 @@ def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]]) -> JobSnapsh
         error=row.error,
         metrics=row.metrics or {},
         images=results[row.id],
+        grid=grids.get(row.id),
         progress=_progress(row),
         batch_id=row.batch_id,
         retry_of=row.retry_of,

@@ -1,5 +1,6 @@
 """How full the queues are, over all tenants: totals only."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -53,3 +54,10 @@ def count_ready_workers(connection: Connection, fresh_seconds: float) -> dict[st
     fresh = (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
     query = select(workers.c.pool, func.count().label("processes")).where(fresh).group_by(workers.c.pool)
     return {row.pool: row.processes for row in connection.execute(query)}
+
+
+def count_residents(connection: Connection, fresh_seconds: float) -> dict[str, int]:
+    """How many living workers have each model in memory; a model that none has is left out."""
+    fresh = workers.c.heartbeat_at > after_now(-fresh_seconds)
+    rows = connection.execute(select(workers.c.resident).where(fresh))
+    return dict(Counter(model for row in rows for model in row.resident))

@@ -319,6 +319,23 @@ object_refs = Table(
     comment="Which jobs need which objects. Written with the job and with its results.",
 )
 
+intakes = Table(
+    "intakes",
+    metadata,
+    job_id(primary_key=True),
+    text_column("role", "`image` or `mask`", primary_key=True),
+    tenant_id(),
+    text_column("url", "where the picture is to be had"),
+    integer("attempt", "tries to fetch it so far", 0),
+    moment("next_at", "not before", nullable=False, default=now()),
+    text_column("worker_id", "courier that holds it", nullable=True),
+    moment("lease_until", "that courier is presumed dead after this"),
+    created_at(),
+    CheckConstraint("(worker_id IS NULL) = (lease_until IS NULL)", name="lease"),
+    Index(None, "next_at"),
+    comment="Images to be fetched before their job may be claimed. Written with the job; worked off by couriers.",
+)
+
 uploads = Table(
     "uploads",
     metadata,

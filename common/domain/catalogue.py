@@ -1,19 +1,17 @@
 """What each model accepts: the cards of `models.toml`. What a model does with it is in `worker.pipelines`."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+from common.domain.capabilities import FAMILIES, Capability, Task
 from common.domain.errors import Invalid, Problem, nearest
 
+__all__ = ["AdapterCard", "Catalogue", "Defaults", "ModelCard", "Source", "Task", "parse_catalogue"]
 
-class Task(StrEnum):
-    """What is made of what."""
-
-    TXT2IMG = "txt2img"
-    IMG2IMG = "img2img"
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,23 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterCard:
+    """One LoRA that fits one model. `weights` is the safetensors file inside its source."""
+
+    id: str
+    title: str
+    source: Source
+    weights: str
+    licence: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """One model as clients see it. `native_size` is the side of its training square, in pixels.
 
-    `seconds_per_megapixel_step` is the starting guess for the cost of a job until runs have been measured.
+    `prior` is where Kandinsky's prior is. `seconds_per_megapixel_step` is the starting guess for the cost of a job
+    until runs have been measured.
     """
 
     id: str
@@ -58,6 +69,13 @@ class ModelCard:
     variant: str | None = None
     seconds_per_megapixel_step: float = 0.3
     note: str = ""
+    prior: Source | None = None
+    adapters: Mapping[str, AdapterCard] = field(default_factory=dict)
+
+    @property
+    def capability(self) -> Capability:
+        """What the weights of its family can do; KeyError for a family that is in no table."""
+        return FAMILIES[self.family]
 
 
 class Catalogue:
@@ -73,13 +91,18 @@ class Catalogue:
         """The card of this id, or None."""
         return self._cards.get(model_id)
 
-    def require(self, model_id: str) -> ModelCard:
+    @property
+    def default(self) -> ModelCard:
+        """The card of a request that names no model: the first."""
+        return next(iter(self))
+
+    def require(self, model_id: str, pointer: str = "/model") -> ModelCard:
         """The card of this id; raises `Invalid` (`unknown_model`) naming what there is."""
         card = self.get(model_id)
         if card is None:
             allowed = sorted(self._cards)
             detail = f"model {model_id!r} is not in the catalogue; there are {', '.join(allowed)}"
-            raise Invalid([Problem("/model", "unknown_model", detail, allowed, nearest(model_id, allowed))])
+            raise Invalid([Problem(pointer, "unknown_model", detail, allowed, nearest(model_id, allowed))])
         return card
 
 
@@ -92,8 +115,36 @@ def _parse_card(model_id: str, table: dict[str, Any]) -> ModelCard:
     members = dict(table)
     try:
         source = Source(**members.pop("source"))
+        prior = Source(**members.pop("prior")) if "prior" in members else None
         tasks = frozenset(Task(task) for task in members.pop("tasks"))
         defaults = Defaults(**members.pop("defaults", {}))
-        return ModelCard(id=model_id, source=source, tasks=tasks, defaults=defaults, **members)
+        adapters = {name: _parse_adapter(name, table) for name, table in members.pop("adapters", {}).items()}
+        card = ModelCard(
+            id=model_id, source=source, tasks=tasks, defaults=defaults, prior=prior, adapters=adapters, **members
+        )
+        _check_card(card)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"models file, model {model_id!r}: {error}") from error
+    return card
+
+
+def _parse_adapter(adapter_id: str, table: dict[str, Any]) -> AdapterCard:
+    if not _ID.fullmatch(adapter_id):
+        raise ValueError(f"adapter {adapter_id!r}: an id is letters, digits, dots, dashes and underscores")
+    adapter = AdapterCard(id=adapter_id, **{**table, "source": Source(**table["source"])})
+    if not adapter.weights.endswith(".safetensors") or "/" in adapter.weights or "\\" in adapter.weights:
+        raise ValueError(f"adapter {adapter_id!r}: weights must name a .safetensors file, not {adapter.weights!r}")
+    return adapter
+
+
+def _check_card(card: ModelCard) -> None:
+    if card.family not in FAMILIES:
+        raise ValueError(f"family {card.family!r} is not one of {', '.join(sorted(FAMILIES))}")
+    impossible = card.tasks - card.capability.tasks
+    if impossible or not card.tasks:
+        can = ", ".join(sorted(card.capability.tasks))
+        raise ValueError(f"tasks: weights of family {card.family} can do {can}, not {', '.join(sorted(impossible))}")
+    if card.adapters and not card.capability.has_adapters:
+        raise ValueError(f"adapters: family {card.family} takes none")
+    if (card.prior is not None) != card.family.startswith("kandinsky"):
+        raise ValueError("prior: the Kandinsky families need one, others have none")

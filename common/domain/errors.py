@@ -111,6 +111,8 @@ TITLES = {
     "unknown_field": "The request has a field that does not exist",
     "unknown_model": "There is no such model",
     "unsupported_param": "The model does not support this parameter",
+    "mask_missing": "Inpainting needs a mask",
+    "mask_unnecessary": "The task takes no mask",
     "image_unreadable": "The image cannot be read",
     "image_too_large": "The image is too large",
     "url_blocked": "The address may not be fetched",

@@ -7,6 +7,9 @@ largest start tag served so far in the pool. An idle flow earns no credit, a lon
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.domain.catalogue import Catalogue
+from common.domain.params import EditParams
+
 
 class Lane(StrEnum):
     """The priority of a job; also the name of its flow's lane."""
@@ -36,3 +39,17 @@ def tag(*, flow_finish: float, virtual_time: float, cost: float, weight: float) 
 def predicted_seconds(*, frames: int, steps: int, width: int, height: int, seconds_per_megapixel_step: float) -> float:
     """Predicted device seconds of a job: frames x steps run x megapixels x the model's measured factor."""
     return max(1e-3, frames * (steps + 1) * (width * height / 1e6) * seconds_per_megapixel_step)
+
+
+def predicted_cost(params: EditParams, catalogue: Catalogue) -> float:
+    """Predicted device seconds of a job: the sum over its passes."""
+    return sum(
+        predicted_seconds(
+            frames=params.num_images,
+            steps=one.effective_steps,
+            width=one.width,
+            height=one.height,
+            seconds_per_megapixel_step=catalogue.require(one.model).seconds_per_megapixel_step,
+        )
+        for one in params.passes
+    )

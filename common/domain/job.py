@@ -7,6 +7,8 @@ from typing import Any
 from common.domain.fairness import Lane
 from common.domain.params import EditParams
 
+GRID_INDEX = -1  # the index of the grid, which stands beside the images
+
 
 @dataclass(frozen=True, slots=True)
 class InputRef:
@@ -52,8 +54,20 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
+class DoneStep:
+    """A finished pass of a job, by an earlier attempt: the object that holds exactly what it handed on."""
+
+    number: int
+    key: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker holds: `fence` proves it in every later write; `tries` counts this claim."""
+    """A job that this worker holds: `fence` proves it in every later write; `tries` counts this claim.
+
+    `done_steps` are the passes that need not run again, in order and without a gap.
+    """
 
     id: str
     tenant_id: str
@@ -66,6 +80,7 @@ class ClaimedJob:
     deadline_at: datetime
     params: EditParams
     inputs: dict[str, InputRef]
+    done_steps: tuple[DoneStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

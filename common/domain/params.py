@@ -1,51 +1,67 @@
-"""From what a request wishes to what will run: defaults, size, seed, effective steps, all settled at submit."""
+"""What will run: the value that is stored with a job and decides its pixels. `common.domain.settling` makes it."""
 
-from dataclasses import asdict, dataclass, field
-from math import sqrt
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
-from common.domain.catalogue import ModelCard, Task
-from common.domain.errors import Invalid, Problem
+from common.domain.capabilities import Task
+from common.domain.steps import scheduled_steps
 
-SIZE_STEP = 8
-MIN_SIDE = 64
-MAX_SIDE = 2048
 SEED_LIMIT = 2**32
 
 ImageFormat = Literal["png", "jpeg", "webp"]
-Number = TypeVar("Number", int, float)
+StepsMode = Literal["scaled", "exact"]
+Resize = Literal["fit", "fill", "pad", "stretch"]
+MaskMode = Literal["white_repaints", "black_repaints", "alpha"]
+Area = Literal["whole", "masked"]
+Keep = Literal["last", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How results are encoded. `quality` (1-100) is for jpeg and webp; `metadata` embeds prompt and parameters."""
+    """How results are encoded.
+
+    `quality` (1-100) is for jpeg and webp; `grid` adds a picture of the input beside the results; `metadata` embeds
+    prompt and parameters.
+    """
 
     format: ImageFormat = "png"
     quality: int = 90
     metadata: bool = True
+    grid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the client asked for; None is "the default". Ranges have been checked at the edge."""
+class AdapterUse:
+    """One LoRA of the model's card and how strongly it acts (1: as trained)."""
 
-    prompt: str
-    task: Task | None = None
-    negative_prompt: str = ""
-    strength: float | None = None
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    num_images: int = 1
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    output: Output = field(default_factory=Output)
-    deterministic: bool = False
+    id: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class EditParams:
-    """Everything that decides the pixels. Image k uses the seed (seed + k) mod 2^32; sizes are pixels."""
+class MaskParams:
+    """How a mask is read and applied; `grow`, `blur` and `padding` in pixels of the prepared picture.
+
+    `mode` says what is repainted: white, black, or what is transparent. `area` `masked` develops only the surroundings
+    of the mask, at full size. `preserve_unmasked` puts the prepared input back outside of the grown and blurred mask.
+    """
+
+    mode: MaskMode = "white_repaints"
+    blur: int = 0
+    grow: int = 0
+    area: Area = "whole"
+    padding: int = 32
+    preserve_unmasked: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassParams:
+    """One run of one model. Image k uses the seed (seed + k) mod 2^32; sizes are pixels.
+
+    `num_inference_steps` is the schedule's length, or with `steps_mode` `exact` the steps that run; `effective_steps`
+    are run either way. `denoising_end` and `denoising_start` (shares of the schedule) cut it where a base model hands
+    unfinished latents to its refiner. `refines`: it polishes the pass before it and belongs to the same step.
+    """
 
     task: Task
     model: str
@@ -55,16 +71,69 @@ class EditParams:
     guidance_scale: float
     num_inference_steps: int
     effective_steps: int
-    num_images: int
     seed: int
     width: int
     height: int
-    output: Output
-    deterministic: bool
+    steps_mode: StepsMode = "scaled"
+    scheduler: str | None = None
+    resize: Resize = "fit"
+    adapters: tuple[AdapterUse, ...] = ()
+    mask: MaskParams | None = None
+    denoising_end: float | None = None
+    denoising_start: float | None = None
+    refines: bool = False
+
+    @property
+    def scheduled_steps(self) -> int:
+        """The schedule's length, as diffusers is told."""
+        return scheduled_steps(self.num_inference_steps, self.strength, exact=self.steps_mode == "exact")
 
     def seed_of(self, index: int) -> int:
         """The seed of image `index`, so that it can be made again alone."""
         return (self.seed + index) % SEED_LIMIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditParams(PassParams):
+    """Everything that decides the pixels of a job: its first pass, what follows it, and what is common to all.
+
+    A pass without `refines` begins a step of the chain; `then` is empty for a job of one pass.
+    """
+
+    num_images: int
+    output: Output
+    deterministic: bool
+    previews: bool = True
+    keep: Keep = "last"
+    then: tuple[PassParams, ...] = field(default=())
+
+    @property
+    def passes(self) -> tuple[PassParams, ...]:
+        """All passes in order."""
+        return (self, *self.then)
+
+    @property
+    def final(self) -> PassParams:
+        """The pass that makes the results."""
+        return self.passes[-1]
+
+    @property
+    def kept_passes(self) -> tuple[int, ...]:
+        """The numbers of the passes whose pictures are results: the last, or the end of every step."""
+        last = len(self.then)
+        if self.keep == "last":
+            return (last,)
+        return (*(number for number in range(last) if not self.then[number].refines), last)
+
+    @property
+    def total_steps(self) -> int:
+        """The denoising steps of one image over all passes."""
+        return sum(one.effective_steps for one in self.passes)
+
+    @property
+    def result_count(self) -> int:
+        """How many pictures a success has."""
+        return self.num_images * len(self.kept_passes)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON; `from_dict` reads it back."""
@@ -73,97 +142,18 @@ class EditParams:
     @staticmethod
     def from_dict(members: dict[str, Any]) -> "EditParams":
         """The parameters that `as_dict` wrote, in this release or the next: what it does not know it leaves out."""
-        known = {name: members[name] for name in EditParams.__dataclass_fields__ if name in members}
-        output = {name: value for name, value in members["output"].items() if name in Output.__dataclass_fields__}
-        return EditParams(**known | {"task": Task(members["task"]), "output": Output(**output)})
+        then = tuple(PassParams(**_pass_members(PassParams, one)) for one in members.get("then", ()))
+        output = Output(**_known(Output, members["output"]))
+        return EditParams(**_pass_members(EditParams, members) | {"output": output, "then": then})
 
 
-def settle(wishes: Wishes, card: ModelCard, *, input_size: tuple[int, int] | None, random_seed: int) -> EditParams:
-    """What will run. `input_size` is the (width, height) of the prepared input, None without one.
-
-    Raises `Invalid` naming the field when the model cannot do it or nothing would run.
-    """
-    task = _settle_task(wishes, card, has_image=input_size is not None)
-    steps = wishes.num_inference_steps or card.defaults.num_inference_steps
-    strength = None if task is Task.TXT2IMG else _given(wishes.strength, card.defaults.strength)
-    width, height = settle_size(wishes.width, wishes.height, input_size=input_size, native_size=card.native_size)
-    return EditParams(
-        task=task,
-        model=card.id,
-        prompt=wishes.prompt,
-        negative_prompt=wishes.negative_prompt,
-        strength=strength,
-        guidance_scale=_given(wishes.guidance_scale, card.defaults.guidance_scale),
-        num_inference_steps=steps,
-        effective_steps=_settle_steps(steps, strength),
-        num_images=wishes.num_images,
-        seed=random_seed if wishes.seed is None else wishes.seed,
-        width=width,
-        height=height,
-        output=wishes.output,
-        deterministic=wishes.deterministic,
-    )
+def _pass_members(kind: type, members: dict[str, Any]) -> dict[str, Any]:
+    own = _known(kind, members)
+    own["task"] = Task(own["task"])
+    own["adapters"] = tuple(AdapterUse(**_known(AdapterUse, one)) for one in own.get("adapters", ()))
+    own["mask"] = MaskParams(**_known(MaskParams, own["mask"])) if own.get("mask") else None
+    return own
 
 
-def effective_steps(steps: int, strength: float | None) -> int:
-    """The denoising steps that run: min(int(steps x strength), steps), as the img2img pipelines of diffusers do."""
-    return steps if strength is None else min(int(steps * strength), steps)
-
-
-def settle_size(
-    width: int | None, height: int | None, *, input_size: tuple[int, int] | None, native_size: int
-) -> tuple[int, int]:
-    """The (width, height) that will run: multiples of 8, 64-2048.
-
-    Without an input, missing sides are native. With one, its ratio is kept: fitted to the native area, to the one
-    side that is given, or inside the box of both.
-    """
-    if input_size is None:
-        return _snap(width or native_size), _snap(height or native_size)
-    input_width, input_height = input_size
-    scale = _scale(width, height, input_width, input_height, native_size)
-    return _snap(input_width * scale), _snap(input_height * scale)
-
-
-def _scale(width: int | None, height: int | None, input_width: int, input_height: int, native_size: int) -> float:
-    bounds = [side / own for side, own in ((width, input_width), (height, input_height)) if side is not None]
-    return min(bounds) if bounds else sqrt(native_size**2 / (input_width * input_height))
-
-
-def _snap(side: float) -> int:
-    return min(MAX_SIDE, max(MIN_SIDE, round(side / SIZE_STEP) * SIZE_STEP))
-
-
-def _given(value: Number | None, default: Number) -> Number:
-    return default if value is None else value
-
-
-def _settle_task(wishes: Wishes, card: ModelCard, *, has_image: bool) -> Task:
-    task = wishes.task or (Task.IMG2IMG if has_image else Task.TXT2IMG)
-    problems = list(_task_problems(task, wishes, card, has_image=has_image))
-    if problems:
-        raise Invalid(problems)
-    return task
-
-
-def _task_problems(task: Task, wishes: Wishes, card: ModelCard, *, has_image: bool) -> list[Problem]:
-    problems = []
-    if task not in card.tasks:
-        allowed = sorted(card.tasks)
-        detail = f"model {card.id} does {', '.join(allowed)}, not {task}"
-        problems.append(Problem("/task", "unsupported_param", detail, allowed))
-    if task is Task.IMG2IMG and not has_image:
-        problems.append(Problem("/image", "validation_error", "img2img needs an image"))
-    if task is Task.TXT2IMG and has_image:
-        problems.append(Problem("/image", "unsupported_param", "txt2img takes no image; leave it out or use img2img"))
-    if task is Task.TXT2IMG and wishes.strength is not None:
-        problems.append(Problem("/strength", "unsupported_param", "txt2img has no strength; it starts from noise"))
-    return problems
-
-
-def _settle_steps(steps: int, strength: float | None) -> int:
-    effective = effective_steps(steps, strength)
-    if effective < 1:
-        detail = f"int(num_inference_steps x strength) = int({steps} x {strength}) is 0: no step would run"
-        raise Invalid([Problem("/num_inference_steps", "infeasible", detail)])
-    return effective
+def _known(kind: Any, members: dict[str, Any]) -> dict[str, Any]:
+    return {member.name: members[member.name] for member in fields(kind) if member.name in members}

@@ -32,6 +32,7 @@ class JobSnapshot:
     error: dict[str, Any] | None
     metrics: dict[str, Any]
     images: list[StoredImage]
+    grid: StoredImage | None
     progress: Progress | None
     batch_id: str | None
     retry_of: str | None

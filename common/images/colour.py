@@ -1,4 +1,4 @@
-"""Any pixels that Pillow may load from a PNG, JPEG or WebP file become 8-bit sRGB on white."""
+"""Any pixels that Pillow may load from a PNG, JPEG or WebP file become 8-bit sRGB, with alpha where they have holes."""
 
 from functools import lru_cache
 from io import BytesIO
@@ -11,19 +11,25 @@ MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
 _ICC_SPACES: Final = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SIXTEEN_BITS: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _HIGH_BYTE: Final = [value >> 8 for value in range(65536)]
+_WHERE_CLEAR: Final = [255] + [0] * 255
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """The loaded `image` as a new picture of mode RGB and the same size, without any `info`.
+    """The loaded `image` as a new picture of the same size, without any `info`.
 
-    An embedded ICC profile that is valid, at most 4 MiB long and made for the picture's colour space is applied; any
-    other is ignored. Transparent parts are laid on white.
+    It is RGBA if any pixel is not opaque, else RGB. An embedded ICC profile that is valid, at most 4 MiB long and made
+    for the picture's colour space is applied to the colours; any other is ignored. Pixels of alpha 0 are white: what
+    nobody could see does not survive.
     """
     profile = image.info.get("icc_profile")
     colours, alpha = split_alpha(image)
     rgb = _apply_profile(colours, profile) if profile else colours.convert("RGB")
     rgb.info = {}
-    return rgb if alpha is None else _on_white(rgb, alpha)
+    del colours
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        rgb.paste("white", mask=alpha.point(_WHERE_CLEAR))
+        rgb.putalpha(alpha)
+    return rgb
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -86,9 +92,3 @@ def _apply_profile(colours: Image.Image, profile_bytes: bytes) -> Image.Image:
 @lru_cache(maxsize=1)
 def _srgb_profile() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-def _on_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
-    white = Image.new("RGB", rgb.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white

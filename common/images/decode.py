@@ -36,8 +36,8 @@ def decode_untrusted(data: bytes, *, limits: ImageLimits) -> DecodedImage:
     """Decode a PNG, JPEG or WebP file of one frame and encode its pixels anew.
 
     The size in the file's header is checked before any pixel is loaded. The result is upright (EXIF orientation),
-    8-bit sRGB on white, and keeps nothing of the file but its pixels. Raises `ImageRejected` for anything else;
-    no other exception leaves, whatever the bytes are.
+    8-bit sRGB, RGBA if any pixel is not opaque and else RGB, and keeps nothing of the file but the pixels that can be
+    seen. Raises `ImageRejected` for anything else; no other exception leaves, whatever the bytes are.
     """
     check_size_in_bytes(len(data), limits)
     source_format = sniff_format(data)
@@ -56,7 +56,8 @@ def decode_untrusted(data: bytes, *, limits: ImageLimits) -> DecodedImage:
         raise _unreadable(source_format, "needs too much memory to decode") from error
     except Exception as error:  # The edge: hostile bytes may raise anything in any codec.
         raise _unreadable(source_format, "is damaged or incomplete") from error
-    return DecodedImage(png, picture.width, picture.height, hashlib.sha256(png).hexdigest(), source_format)
+    digest = hashlib.sha256(png).hexdigest()
+    return DecodedImage(png, picture.width, picture.height, digest, source_format, picture.mode == "RGBA")
 
 
 def limit_pillow(limits: ImageLimits) -> None:
@@ -73,10 +74,10 @@ def limit_pillow(limits: ImageLimits) -> None:
 
 def _load_upright(data: bytes, source_format: SourceFormat, limits: ImageLimits) -> Image.Image:
     pixels, orientation = _load_pixels(data, source_format, limits)
-    rgb = to_srgb(pixels)
+    clean = to_srgb(pixels)
     del pixels
     move = _UPRIGHT.get(orientation)
-    return rgb if move is None else rgb.transpose(move)
+    return clean if move is None else clean.transpose(move)
 
 
 def _load_pixels(data: bytes, source_format: SourceFormat, limits: ImageLimits) -> tuple[Image.Image, int]:

@@ -1,19 +1,15 @@
-"""Pixels to a PNG, JPEG or WebP file, with or without the facts of how they were made.
-
-The facts are a flat JSON object of strings. A PNG carries it as the text chunk `darkroom`; a JPEG or WebP as the EXIF
-tag ImageDescription (0x010E) in the form `{"darkroom": {…}}`. Both are plain ASCII (JSON escapes the rest), so any
-viewer shows them and `read_metadata` gets them back exactly.
-"""
+"""Pixels to a PNG, JPEG or WebP file, with or without the recipe that made them (see `common.images.embedding`)."""
 
 import hashlib
-import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Literal
 
-from PIL import ExifTags, Image
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, UnidentifiedImageError
+
+from common.images.embedding import find_recipe, jpeg_exif, png_text, webp_exif
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
@@ -26,9 +22,6 @@ EXTENSIONS: Final[Mapping[ImageFormat, str]] = {"png": "png", "jpeg": "jpg", "we
 
 # From this JPEG quality on, colour keeps the full resolution; below, 4:2:0 as cameras write it.
 FULL_COLOUR_QUALITY: Final = 90
-
-_KEY: Final = "darkroom"
-_MAX_EXIF_BYTES: Final = 65_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +40,14 @@ def encode(
     *,
     format: ImageFormat = "png",  # noqa: A002 - the word of the API
     quality: int = 90,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> EncodedImage:
     """Encode an image of mode RGB.
 
-    `quality` (1-100) counts for JPEG and WebP. `metadata` None strips everything; else the file carries exactly these
-    pairs. The same pixels and options give the same bytes with the same Pillow. Raises ValueError for another mode, a
-    quality outside its range, or metadata that fills more than the 64 KiB EXIF allows.
+    `quality` (1-100) counts for JPEG and WebP. `metadata` is a JSON object, which the file then carries; None strips
+    everything. A recipe too long for a JPEG loses the prompts of its `steps` and gains `"truncated": true`. The same
+    pixels and options give the same bytes with the same Pillow. Raises ValueError for another mode, a quality outside
+    its range, or metadata that does not fit even so.
     """
     if image.mode != "RGB":
         raise ValueError(f"only RGB images are encoded, not {image.mode}")
@@ -68,58 +62,30 @@ def encode(
     return EncodedImage(data, CONTENT_TYPES[format], image.width, image.height, digest)
 
 
-def read_metadata(data: bytes) -> dict[str, str] | None:
-    """The pairs that `encode` put into this file, or None when there are none. For our own files only."""
-    with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-        if image.format == "PNG":
-            return _pairs(_parse(image.info.get(_KEY)))
-        description = _parse(image.getexif().get(ExifTags.Base.ImageDescription))
-    return _pairs(description.get(_KEY)) if isinstance(description, dict) else None
+def read_metadata(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that `encode` put into this file, or None when there is none.
+
+    Only the header is read, no pixel. Raises ValueError for bytes that are no PNG, JPEG or WebP.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # About size or damage that does not matter here.
+            with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+                return find_recipe(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError("not a readable PNG, JPEG or WebP file") from error
 
 
 def _options(
     format: ImageFormat,  # noqa: A002
     quality: int,
-    metadata: Mapping[str, str] | None,
+    metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What Pillow's writer is told. Level 1 and method 0: the encoder must keep up with the device."""
     if format == "png":
-        return {"compress_level": 1} | ({} if metadata is None else {"pnginfo": _text_chunk(metadata)})
-    exif = {} if metadata is None else {"exif": _exif(metadata)}
+        return {"compress_level": 1} | ({} if metadata is None else {"pnginfo": png_text(metadata)})
     if format == "webp":
-        return {"quality": quality, "method": 0} | exif
-    return {"quality": quality, "subsampling": 0 if quality >= FULL_COLOUR_QUALITY else 2} | exif
-
-
-def _text_chunk(metadata: Mapping[str, str]) -> PngInfo:
-    info = PngInfo()
-    info.add_text(_KEY, _canonical_json(dict(metadata)))
-    return info
-
-
-def _exif(metadata: Mapping[str, str]) -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = _canonical_json({_KEY: dict(metadata)})
-    block = exif.tobytes()
-    if len(block) > _MAX_EXIF_BYTES:
-        raise ValueError(f"the metadata takes {len(block)} bytes of EXIF; at most {_MAX_EXIF_BYTES} fit")
-    return block
-
-
-def _canonical_json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _parse(text: object) -> object:
-    if not isinstance(text, str):
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _pairs(value: object) -> dict[str, str] | None:
-    if not isinstance(value, dict):
-        return None
-    return {str(key): str(item) for key, item in value.items()}
+        return {"quality": quality, "method": 0} | ({} if metadata is None else {"exif": webp_exif(metadata)})
+    subsampling = 0 if quality >= FULL_COLOUR_QUALITY else 2
+    exif = {} if metadata is None else {"exif": jpeg_exif(metadata)}
+    return {"quality": quality, "subsampling": subsampling} | exif

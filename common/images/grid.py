@@ -1,4 +1,4 @@
-"""Pictures side by side, for the `grid` output and for before-and-after sheets."""
+"""Pictures side by side, for the `grid` output and for before-and-after sheets. The same pictures, the same pixels."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -10,6 +10,8 @@ Resampling = Literal["nearest", "lanczos"]
 _FILTERS: Final = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
 _CAPTION_SIZE: Final = 16
 _LINE_SPACING: Final = 4
+# WebP's limit for a side; a JPEG's is 65,535.
+MAX_SHEET_WIDTH: Final = 16_383
 _INK: Final = "black"
 _PAPER: Final = "white"
 
@@ -48,6 +50,29 @@ def side_by_side(
             )
         left += tile.width + gap
     return sheet
+
+
+def before_and_after(source: Image.Image, results: Sequence[Image.Image], *, gap: int = 16) -> Image.Image:
+    """The input and its results from left to right, the input scaled to the height of the tallest result.
+
+    Results keep their sizes, unless the sheet would be wider than WebP allows (16,383 pixels): then all are scaled down
+    alike. Raises ValueError without results.
+    """
+    if not results:
+        raise ValueError("at least one result is needed")
+    height = max(one.height for one in results)
+    width = max(1, round(source.width * height / source.height))
+    pictures = [source.convert("RGB").resize((width, height), _FILTERS["lanczos"]), *results]
+    gaps = gap * len(results)
+    full = sum(one.width for one in pictures)
+    if full + gaps > MAX_SHEET_WIDTH:
+        pictures = [_shrink(one, (MAX_SHEET_WIDTH - gaps) / full) for one in pictures]
+    return side_by_side(pictures, gap=gap)
+
+
+def _shrink(image: Image.Image, share: float) -> Image.Image:
+    size = (max(1, int(image.width * share)), max(1, int(image.height * share)))
+    return image.resize(size, _FILTERS["lanczos"])
 
 
 def _enlarge(image: Image.Image, scale: int, resampling: Resampling) -> Image.Image:

@@ -210,6 +210,7 @@ def _answer(header: dict[str, Any], png: bytes) -> DecodedImage | ImageRejected:
         height=int(header["height"]),
         sha256=hashlib.sha256(png).hexdigest(),
         source_format=header["source_format"],
+        has_alpha=bool(header["has_alpha"]),
     )
 
 

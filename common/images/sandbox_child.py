@@ -89,7 +89,12 @@ def confine() -> None:
 
 
 def _header(decoded: DecodedImage) -> dict[str, object]:
-    return {"width": decoded.width, "height": decoded.height, "source_format": decoded.source_format}
+    return {
+        "width": decoded.width,
+        "height": decoded.height,
+        "source_format": decoded.source_format,
+        "has_alpha": decoded.has_alpha,
+    }
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ class ImageLimits:
 class DecodedImage:
     """A clean picture.
 
-    `png` is our own encoding: 8-bit RGB, upright, sRGB, with no chunk besides the pixels. `width` and `height` are
+    `png` is our own encoding, the canonical form that `common.images.canonical` opens: 8-bit sRGB, upright, with no
+    chunk besides the pixels. It is RGBA if any pixel is not opaque (`has_alpha`), else RGB. `width` and `height` are
     its pixels, `sha256` the 64 hexadecimal digits of `png`, `source_format` what the client had sent.
     """
 
@@ -32,6 +33,7 @@ class DecodedImage:
     height: int
     sha256: str
     source_format: SourceFormat
+    has_alpha: bool = False
 
 
 class ImageRejected(Exception):

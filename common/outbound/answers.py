@@ -6,8 +6,8 @@ from typing import Final
 
 import httpcore
 
-from common.outbound.bodies import PIECE_BYTES, decoded, limited, too_long
-from common.outbound.errors import FetchFailed
+from common.outbound.bodies import PIECE_BYTES, decoded, limited
+from common.outbound.errors import FetchFailed, FileTooLong
 
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 425, 429})
 
@@ -27,13 +27,13 @@ def media_type(headers: Mapping[str, str]) -> str | None:
 
 
 def whole_body(response: httpcore.Response, headers: Mapping[str, str], max_bytes: int) -> bytes:
-    """The body without its content coding. Raises `FetchFailed` when the status is not 200 or it is too long."""
+    """The body without its content coding. Raises `FetchFailed` when the status is not 200, `FileTooLong`."""
     if response.status != 200:
         is_worth_it = response.status >= 500 or response.status in _WORTH_ANOTHER_TRY
         raise FetchFailed(f"The host answered with status {response.status}, not with 200.", retryable=is_worth_it)
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise too_long(max_bytes)
+        raise FileTooLong(max_bytes)
     # Counted on both sides: a coded body can be endless and inflate to nothing.
     pieces = limited(response.iter_stream(), max_bytes)
     return b"".join(limited(decoded(pieces, headers.get("content-encoding", "")), max_bytes))

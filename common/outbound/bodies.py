@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from common.outbound.errors import FetchFailed
+from common.outbound.errors import FetchFailed, FileTooLong
 
 PIECE_BYTES: Final = 64 * 1024
 _DEFLATED: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -26,18 +26,13 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
 
 
 def limited(pieces: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """The pieces as they are. Raises `FetchFailed` with the one that goes beyond `max_bytes` in all."""
+    """The pieces as they are. Raises `FileTooLong` with the one that goes beyond `max_bytes` in all."""
     count = 0
     for piece in pieces:
         count += len(piece)
         if count > max_bytes:
-            raise too_long(max_bytes)
+            raise FileTooLong(max_bytes)
         yield piece
-
-
-def too_long(max_bytes: int) -> FetchFailed:
-    """The refusal of a body that is longer than `max_bytes`, or says so."""
-    return FetchFailed(f"The file has more than {max_bytes} bytes; at most {max_bytes} are allowed.", retryable=False)
 
 
 def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:

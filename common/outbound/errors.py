@@ -2,7 +2,8 @@
 
 OutboundError
 ├── UrlBlocked      the URL leads where we do not go; the same URL is refused again
-└── FetchFailed     nobody there, too slow, too long, bad TLS, not HTTP; `retryable` tells whether to try again
+└── FetchFailed     nobody there, too slow, bad TLS, not HTTP; `retryable` tells whether to try again
+    └── FileTooLong the file has more bytes than were asked for
 """
 
 from typing import ClassVar
@@ -36,3 +37,11 @@ class FetchFailed(OutboundError):
     def __init__(self, detail: str, *, retryable: bool) -> None:
         super().__init__(detail)
         self.retryable = retryable
+
+
+class FileTooLong(FetchFailed):
+    """The file is longer than `max_bytes`, or says so."""
+
+    def __init__(self, max_bytes: int) -> None:
+        detail = f"The file has more than {max_bytes} bytes; at most {max_bytes} are allowed."
+        super().__init__(detail, retryable=False)

@@ -17,6 +17,7 @@ from tests.unit.worker.frames import (
     run,
     txt2img,
 )
+from worker.engine.frames import prepare_frames
 from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Engine, Event, Failed, Finished, Left, Stepped
 from worker.engine.stub_engine import StubEngine
@@ -46,7 +47,7 @@ def tick_to_the_end(engine: Engine, emit: Callable[[Event], None]) -> None:
 def test_a_job_becomes_one_frame_per_image_with_its_own_seed(engine: Engine) -> None:
     picture = png(gradient(100))
     params = img2img(num_images=3, seed=2**32 - 1)
-    frames = engine.prepare(claimed(params, inputs={"image": picture}), {"image": picture})
+    frames = prepare_frames(claimed(params, inputs={"image": picture}), {"image": picture}).frames
     assert [frame.ref.index for frame in frames] == [0, 1, 2]
     assert [frame.seed for frame in frames] == [2**32 - 1, 0, 1]
     assert {frame.steps for frame in frames} == {4}

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from common.db import claims, idempotency, rescue
+from common.db import claims, idempotency, reports, rescue
 from common.db.engine import Database
 from common.db.jobs import cancel_job, find_job, list_jobs
 from common.db.tables import attempts, images, job_events, job_requests, jobs, tenants, workers
@@ -303,8 +303,8 @@ def test_progress_of_an_older_attempt_changes_nothing(database: Database) -> Non
     (got,) = claim(database, enlist(database))
     with database.write() as connection:
         claims.join(connection, job.id, got.fence, "cpu")
-        claims.report_progress(connection, "default", job.id, got.fence, 1, Progress("denoising", 3, 4))
-        claims.report_progress(connection, "default", job.id, got.fence - 1, 2, Progress("denoising", 1, 4))
+        reports.report_progress(connection, "default", job.id, got.fence, 1, Progress("denoising", 3, 4))
+        reports.report_progress(connection, "default", job.id, got.fence - 1, 2, Progress("denoising", 1, 4))
     assert look(database, job.id).progress == Progress("denoising", 3, 4)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.domain.catalogue import ModelCard
+from common.domain.catalogue import ModelCard, Source
 from common.domain.errors import JobFailure
 from worker.checkpoints.explaining import explain, missing_folder
 from worker.checkpoints.places import HubRepository, Shelf, locate
 
 _LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
-_SKIPPED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+_SKIPPED = frozenset({"safety_checker", "feature_extractor", "image_encoder", "image_processor"})
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "ImageProcessor", "ImageProcessorPil")
 _LARGEST_HEADER_BYTES = 100_000_000
 
@@ -21,14 +21,8 @@ def verify(card: ModelCard, shelf: Shelf) -> list[str]:
 
     Reads configs and the headers of weight files only: a flipped bit inside a tensor is not found.
     """
-    try:
-        folder = _folder(card, shelf)
-    except JobFailure as failure:
-        return [failure.detail]
-    index = _read_json(folder / "model_index.json")
-    if index is None:
-        return [f"{folder}: model_index.json is missing or not JSON"]
-    return [problem for name, classes in sorted(_parts(index)) for problem in _check_part(folder / name, classes)]
+    sources = (card.source,) if card.prior is None else (card.source, card.prior)
+    return [problem for source in sources for problem in _verify(card, source, shelf)]
 
 
 def weight_problem(path: Path) -> str | None:
@@ -46,8 +40,19 @@ def weight_problem(path: Path) -> str | None:
     return None if size == expected else f"{path}: has {size} bytes, its header says {expected}"
 
 
-def _folder(card: ModelCard, shelf: Shelf) -> Path:
-    place = locate(card.source, shelf.models_dir)
+def _verify(card: ModelCard, source: Source, shelf: Shelf) -> list[str]:
+    try:
+        folder = _folder(card, source, shelf)
+    except JobFailure as failure:
+        return [failure.detail]
+    index = _read_json(folder / "model_index.json")
+    if index is None:
+        return [f"{folder}: model_index.json is missing or not JSON"]
+    return [problem for name, classes in sorted(_parts(index)) for problem in _check_part(folder / name, classes)]
+
+
+def _folder(card: ModelCard, source: Source, shelf: Shelf) -> Path:
+    place = locate(source, shelf.models_dir)
     if isinstance(place, HubRepository):
         return _snapshot(card, place)
     if not place.is_dir():

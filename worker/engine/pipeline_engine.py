@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import structlog
 
 from common.domain.batching import step_key
 from common.domain.errors import JobFailure
-from common.domain.job import ClaimedJob
+from worker.engine.adapters import AdapterRack
 from worker.engine.departures import Departures
 from worker.engine.diffusers_call import DiffusersCall, Outcome
-from worker.engine.frames import prepare_frames, strangers
+from worker.engine.frames import strangers
 from worker.engine.port import (
     Admission,
     DeviceLost,
@@ -24,9 +25,13 @@ from worker.engine.port import (
     Prepared,
     Stepped,
 )
+from worker.engine.previews import Previewer
 from worker.failures import is_device_lost, is_out_of_memory
-from worker.memory import release_memory
+from worker.memory import release_memory, weight_bytes
 from worker.pipelines.family import Family, Parts
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "pipeline"
 
@@ -36,24 +41,21 @@ _log = structlog.get_logger()
 class PipelineEngine:
     """Runs frames of one loaded model, up to `max_frames` in one call; implements `worker.engine.port.Engine`."""
 
-    def __init__(self, family: Family, parts: Parts, *, max_frames: int) -> None:
-        self._call: DiffusersCall | None = DiffusersCall(family, parts)
+    def __init__(self, family: Family, parts: Parts, *, max_frames: int, adapters: AdapterRack | None = None) -> None:
+        self._call: DiffusersCall | None = DiffusersCall(family, parts, adapters or AdapterRack())
+        self._previewer = Previewer(family.LATENT_RGB)
         self._max_frames = max_frames
         self._limits: dict[str, int] = {}
         self._joined: list[Prepared] = []
         self._departures = Departures()
 
-    def prepare(self, job: ClaimedJob, inputs: Mapping[str, bytes]) -> Sequence[Prepared]:
-        """As `prepare_frames`, which needs no engine."""
-        return prepare_frames(job, inputs)
-
     def offer(self, frame: Prepared) -> Admission:
         """An empty engine takes any frame; then only those that can share its call, as many as fit."""
         if not self._joined:
             return Admission(True)
-        if frame.call_key != self._joined[0].call_key:
+        if frame.call_key != self._joined[0].call_key or self._shape(frame) != self._shape(self._joined[0]):
             return Admission(False, "other parameters")
-        if len(self._joined) >= self._limits.get(step_key(frame.job.params), self._max_frames):
+        if len(self._joined) >= self._limits.get(step_key(frame.params), self._max_frames):
             return Admission(False, "full")
         return Admission(True)
 
@@ -84,9 +86,21 @@ class PipelineEngine:
         """How many frames wait for the next call."""
         return Load(len(self._joined), self._max_frames)
 
+    def weight_bytes(self) -> int:
+        """Memory of the model's parts."""
+        return weight_bytes(self._loaded().parts.values())
+
     def close(self) -> None:
         """Let go of the model's parts."""
         self._call = None
+
+    def _shape(self, frame: Prepared) -> str:
+        return self._loaded().shape_key(frame)
+
+    def _loaded(self) -> DiffusersCall:
+        if self._call is None:
+            raise RuntimeError("the engine is closed")
+        return self._call
 
     def _run(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool = False) -> None:
         staying = self._dismiss(frames, emit)
@@ -99,7 +113,8 @@ class PipelineEngine:
             return
         facts = {"engine": NAME, "frames": len(staying), "run_ms": round((perf_counter() - started) * 1000)}
         for frame, one in zip(staying, outcome, strict=True):
-            emit(self._ending(frame, one, facts | {"batched_with": strangers(frame, staying)}))
+            own = {"batched_with": strangers(frame, staying), "warnings": self._loaded().warnings(frame)}
+            emit(self._ending(frame, one, facts | own))
 
     def _dismiss(self, frames: Sequence[Prepared], emit: Emit) -> list[Prepared]:
         leaving = {frame.ref: self._departures.of(frame.ref) for frame in frames}
@@ -109,11 +124,10 @@ class PipelineEngine:
 
     def _attempt(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> list[Outcome] | Exception:
         """The outcomes, or the error: logged, and without its traceback, which would keep the call's tensors alive."""
-        if self._call is None:
-            raise RuntimeError("the engine is closed")
+        call = self._loaded()
         try:
-            with self._call.saving_memory() if is_saving else nullcontext():
-                return self._call.run(frames, self._on_step(frames, emit))
+            with call.saving_memory() if is_saving else nullcontext():
+                return call.run(frames, self._on_step(frames, emit))
         except _AllLeft as error:
             return error
         except Exception as error:  # the edge of one call; what becomes of its frames is decided in `_recover`
@@ -121,7 +135,7 @@ class PipelineEngine:
             return _without_traceback(error)
 
     def _on_step(self, frames: Sequence[Prepared], emit: Emit) -> "_Stepper":
-        return _Stepper(frames, emit, self._departures)
+        return _Stepper(frames, emit, self._departures, self._previewer)
 
     def _recover(self, frames: Sequence[Prepared], error: Exception, emit: Emit, *, is_saving: bool) -> None:
         if is_device_lost(error):
@@ -140,7 +154,7 @@ class PipelineEngine:
         release_memory()
         if len(frames) > 1:
             half = (len(frames) + 1) // 2
-            self._limits[step_key(frames[0].job.params)] = half
+            self._limits[step_key(frames[0].params)] = half
             self._run_parts(frames, half, emit)
         elif not is_saving:
             self._run(frames, emit, is_saving=True)
@@ -158,7 +172,7 @@ class PipelineEngine:
             return Left(frame.ref, parked=False)
         if isinstance(outcome, JobFailure):
             return Failed(frame.ref, outcome)
-        return Finished(frame.ref, outcome, facts)
+        return Finished(frame.ref, outcome.picture, facts, outcome.latents, frame.number)
 
 
 class _AllLeft(Exception):
@@ -168,12 +182,14 @@ class _AllLeft(Exception):
 class _Stepper:
     """Reports each step for each frame, and ends the call once everyone wants to leave."""
 
-    def __init__(self, frames: Sequence[Prepared], emit: Emit, departures: Departures) -> None:
-        self._frames, self._emit, self._departures = frames, emit, departures
+    def __init__(self, frames: Sequence[Prepared], emit: Emit, departures: Departures, previewer: Previewer) -> None:
+        self._frames, self._emit, self._departures, self._previewer = frames, emit, departures, previewer
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, latents: "torch.Tensor") -> None:
         for frame in self._frames:
             self._emit(Stepped(frame.ref, _scaled(done, total, frame.steps), frame.steps))
+        for preview in self._previewer.look(self._frames, latents):
+            self._emit(preview)
         if done < total and self._departures.are_all(self._frames):
             raise _AllLeft
 

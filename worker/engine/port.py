@@ -1,16 +1,23 @@
 """The engine port: one engine per loaded model, and a changing set of frames.
 
-A frame is one image of one job. `prepare` may be called from any thread; `cancel` and `park` may be called from any
-thread and take effect at the next boundary; everything else belongs to the device thread alone.
+A frame is one image of one job in one of its passes. `cancel` and `park` may be called from any thread and take effect
+at the next boundary; everything else belongs to the device thread alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL.Image import Image
 
 from common.domain.job import ClaimedJob
+from common.domain.params import PassParams
+from worker.pictures.canvas import Canvas
+
+if TYPE_CHECKING:
+    import torch
+
+HandsOn = Literal["pixels", "latents"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +31,46 @@ class FrameRef:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A frame that is ready to join: inputs decoded, resized and validated on the CPU.
+    """A frame that is ready to join pass `number` of its job: inputs decoded, resized and validated on the CPU.
 
-    `image` is RGB of exactly the size that runs, or None for txt2img. `call_key` says which frames may share one
-    diffusers call; `steps` is the number of denoising steps that it will report.
+    `image` is RGB and `mask` L of exactly the size that runs, white where it repaints; `latents` (4, height / 8,
+    width / 8) take the place of an image; txt2img has none of them. `canvas` puts what was made of a masked picture
+    back into it. `call_key` says which frames may share one diffusers call. `handovers` says
+    what each pass of the job hands to the next; `original` is the job's prepared input, for the grid.
     """
 
     ref: FrameRef
     job: ClaimedJob
+    number: int
+    params: PassParams
     seed: int
     image: Image | None
+    mask: Image | None
+    latents: "torch.Tensor | None"
+    canvas: Canvas | None
     call_key: str
-    steps: int
+    handovers: tuple[HandsOn, ...] = ()
+    original: Image | None = None
+
+    @property
+    def steps(self) -> int:
+        """The denoising steps that this pass reports."""
+        return self.params.effective_steps
+
+    @property
+    def steps_before(self) -> int:
+        """The denoising steps of the passes before."""
+        return sum(one.effective_steps for one in self.job.params.passes[: self.number])
+
+    @property
+    def hands_on(self) -> HandsOn | None:
+        """What the next pass takes; None after the last."""
+        return self.handovers[self.number] if self.number < len(self.handovers) else None
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether latents are to be decoded: not when they are all that anybody wants."""
+        return self.hands_on != "latents" or self.number in self.job.params.kept_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +92,24 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A frame is done: `pixels` is RGB uint8 as a Pillow image on the CPU; `facts` go into the job's metrics."""
+    """A frame has run pass `number`: `pixels` is RGB uint8 as a Pillow image; `facts` go into the job's metrics.
+
+    `latents`, on the CPU, are what the next pass takes if it takes latents; `pixels` is None where nobody wants it.
+    """
 
     ref: FrameRef
-    pixels: Image
+    pixels: Image | None
     facts: Mapping[str, Any]
+    latents: "torch.Tensor | None" = None
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """What a frame looks like so far: a small RGB picture made of its latents."""
+
+    ref: FrameRef
+    picture: Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +128,7 @@ class Left:
     parked: bool
 
 
-Event = Stepped | Finished | Failed | Left
+Event = Stepped | Previewed | Finished | Failed | Left
 Emit = Callable[[Event], None]
 
 
@@ -94,12 +142,6 @@ class Load:
 
 class Engine(Protocol):
     """Denoises frames of one loaded model."""
-
-    def prepare(self, job: ClaimedJob, inputs: Mapping[str, bytes]) -> Sequence[Prepared]:
-        """The frames of a job from its inputs' PNG bytes by role. CPU only, any thread.
-
-        Raises `JobFailure` when the job can never run on this model.
-        """
 
     def offer(self, frame: Prepared) -> Admission:
         """Whether this frame can join now. A frame offered to an empty engine is always admitted."""
@@ -121,6 +163,9 @@ class Engine(Protocol):
 
     def load(self) -> Load:
         """How full the engine is."""
+
+    def weight_bytes(self) -> int:
+        """Memory that the loaded weights take."""
 
     def close(self) -> None:
         """Free the model; the engine is not used again."""

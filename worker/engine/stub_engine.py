@@ -2,15 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from PIL import Image
 
 from common.domain.batching import step_key
-from common.domain.job import ClaimedJob
 from worker.engine.departures import Departures
-from worker.engine.frames import prepare_frames, strangers
+from worker.engine.frames import strangers
 from worker.engine.port import Admission, Emit, Finished, FrameRef, Load, Prepared, Stepped
 
 NAME = "stub"
@@ -33,10 +32,6 @@ class StubEngine:
         self._joined: list[Prepared] = []
         self._done: dict[FrameRef, int] = {}
         self._departures = Departures()
-
-    def prepare(self, job: ClaimedJob, inputs: Mapping[str, bytes]) -> Sequence[Prepared]:
-        """As `prepare_frames`."""
-        return prepare_frames(job, inputs)
 
     def offer(self, frame: Prepared) -> Admission:
         """Frames share a step when model and size are equal and neither is deterministic."""
@@ -75,6 +70,10 @@ class StubEngine:
         """How many frames are running."""
         return Load(len(self._joined), self._max_frames)
 
+    def weight_bytes(self) -> int:
+        """None worth counting."""
+        return 1
+
     def close(self) -> None:
         """There is nothing to free."""
         self._joined = []
@@ -99,13 +98,13 @@ class StubEngine:
         del self._done[frame.ref]
         facts = {"engine": NAME, "frames": len(self._joined), "batched_with": strangers(frame, self._joined)}
         run_ms = round(frame.steps * self._step_seconds * 1000)
-        emit(Finished(frame.ref, picture_of(frame), facts | {"run_ms": run_ms}))
+        emit(Finished(frame.ref, picture_of(frame), facts | {"run_ms": run_ms}, number=frame.number))
         return True
 
 
 def picture_of(frame: Prepared) -> Image.Image:
     """The picture that the stub makes of a frame: a tile of noise, stretched to the size that was asked for."""
-    params = frame.job.params
+    params = frame.params
     pixels = b"" if frame.image is None else frame.image.tobytes()
     digest = hashlib.sha256(pixels + params.prompt.encode() + str(frame.seed).encode()).digest()
     tile = hashlib.shake_256(digest).digest(_TILE * _TILE * 3)
@@ -115,4 +114,4 @@ def picture_of(frame: Prepared) -> Image.Image:
 
 def _company(frame: Prepared) -> str:
     alone = replace(frame.ref, index=0) if frame.job.params.deterministic else ""
-    return f"{step_key(frame.job.params)} {alone}"
+    return f"{step_key(frame.params)} {alone}"

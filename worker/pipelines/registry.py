@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping
 
 from common.domain.catalogue import ModelCard
 from common.domain.errors import JobFailure
-from worker.pipelines import stable_diffusion
+from worker.pipelines import (
+    kandinsky,
+    kandinsky_inpaint,
+    sdxl,
+    sdxl_inpaint,
+    sdxl_refiner,
+    stable_diffusion,
+    stable_diffusion_inpaint,
+)
 from worker.pipelines.family import Family
 
 
@@ -18,7 +26,17 @@ def register(families: Iterable[Family]) -> Mapping[str, Family]:
     return registry
 
 
-FAMILIES = register([stable_diffusion])
+FAMILIES = register(
+    [
+        stable_diffusion,
+        stable_diffusion_inpaint,
+        sdxl,
+        sdxl_inpaint,
+        sdxl_refiner,
+        kandinsky,
+        kandinsky_inpaint,
+    ]
+)
 
 
 def pipeline_for(family: str) -> Family:

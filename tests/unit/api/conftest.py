@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from api.main import create_app
-from common.db.claims import claim, finish, join, report_progress
+from common.db.claims import claim, finish, join
 from common.db.engine import Database
 from common.db.migrate import migrate
+from common.db.reports import report_progress
 from common.db.tables import jobs, objects
 from common.db.workers import WorkerCard, register
 from common.domain.job import ClaimedJob, Progress, StoredImage
@@ -107,10 +108,10 @@ def make_api(database: Database, tmp_path: Path) -> Iterator[Callable[..., Api]]
     """Builds an API with these settings; all are closed at the end."""
     clients: list[TestClient] = []
 
-    def make(*, decoder: Any = None, **settings: Any) -> Api:
+    def make(*, decoder: Any = None, outbound: Any = None, **settings: Any) -> Api:
         store, bell, decoder = MemoryStore(), RecordingBell(), decoder or FakeDecoder()
         own = Settings(_env_file=None, data_dir=tmp_path, **settings)
-        app = create_app(own, database=database, store=store, doorbell=bell, decoder=decoder)
+        app = create_app(own, database=database, store=store, doorbell=bell, decoder=decoder, outbound=outbound)
         client = TestClient(app, base_url="http://127.0.0.1:8000", follow_redirects=False)
         clients.append(client)
         client.__enter__()

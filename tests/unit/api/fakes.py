@@ -55,7 +55,8 @@ class MemoryStore:
     def presign_put(
         self, key: str, *, content_type: str, size_bytes: int, sha256: str, expires_seconds: int
     ) -> PresignedPut | None:
-        return None
+        headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
+        return PresignedPut(f"https://store.example/{key}?for={expires_seconds}", headers) if self.presigns else None
 
     def _check(self, key: str) -> None:
         if self.is_away:
@@ -85,10 +86,14 @@ class RecordingBell:
     """Remembers who was rung, and what `look` saw at that moment."""
 
     rings: list[tuple[str, int]] = field(default_factory=list)
+    courier_rings: int = 0
     is_ok: bool = True
 
     def ring(self, pool: str, jobs: int = 1) -> None:
         self.rings.append((pool, jobs))
+
+    def ring_courier(self) -> None:
+        self.courier_rings += 1
 
 
 def picture(width: int = 300, height: int = 200) -> bytes:

@@ -63,7 +63,7 @@ def test_models_are_listed_with_the_default_first(api: Api) -> None:
     models = ModelList.model_validate(api.client.get("/v1/models").json())
 
     assert models.data[0].id == "demo"
-    assert models.data[0].tasks == ["img2img", "txt2img"]
+    assert models.data[0].tasks == ["img2img", "inpaint", "txt2img"]
 
 
 def test_a_model_tells_the_schema_of_its_request_with_its_own_defaults(api: Api) -> None:

@@ -33,13 +33,26 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "a\0b"}, "/prompt", "validation_error"),
     ({"prompt": 5}, "/prompt", "validation_error"),
     ({"negative_prompt": TOO_LONG}, "/negative_prompt", "validation_error"),
-    ({"task": "inpaint"}, "/task", "validation_error"),
+    ({"task": "inpaint"}, "/image", "validation_error"),
+    ({"task": "inpaint", "image": data_url()}, "/mask", "mask_missing"),
+    ({"task": "repaint"}, "/task", "validation_error"),
+    ({"mask": data_url(), "task": "img2img", "image": data_url()}, "/mask", "mask_unnecessary"),
+    ({"mask_blur": 65}, "/mask_blur", "validation_error"),
+    ({"mask_grow": 4}, "/mask_grow", "unsupported_param"),
+    ({"scheduler": "eular"}, "/scheduler", "unsupported_param"),
+    ({"clip_skip": 1}, "/clip_skip", "unknown_field"),
+    ({"steps": [{}]}, "/steps", "validation_error"),
+    ({"steps": [{}, {"strenght": 1}]}, "/steps/1/strenght", "unknown_field"),
+    ({"steps": [{}, {"model": "sd51"}]}, "/steps/1/model", "unknown_model"),
+    ({"keep": "all"}, "", "validation_error"),
+    ({"adapters": [{"id": "x"}]}, "/adapters/0/id", "unsupported_param"),
+    ({"model": "kandinsky22", "width": 72}, "/width", "unsupported_param"),
     ({"task": "img2img"}, "/image", "validation_error"),
     ({"task": "txt2img", "image": data_url()}, "/image", "unsupported_param"),
     ({"model": "demmo"}, "/model", "unknown_model"),
     ({"output": {"format": "gif"}}, "/output/format", "validation_error"),
     ({"output": {"quality": 0}}, "/output/quality", "validation_error"),
-    ({"output": {"grid": True}}, "/output/grid", "unknown_field"),
+    ({"output": {"gird": True}}, "/output/gird", "unknown_field"),
     ({"output": []}, "/output", "validation_error"),
     ({"priority": "urgent"}, "/priority", "validation_error"),
     ({"deadline_seconds": 0}, "/deadline_seconds", "validation_error"),
@@ -55,7 +68,8 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"image": {"data": "data:image/png;base64,%%%"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "http://example.org/cat.png"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "data:image/png;base64," + "A" * 14_000_000}}, "/image/data", "image_too_large"),
-    ({"image": {"url": "http://169.254.169.254/", **data_url()}}, "/image/url", "unknown_field"),
+    ({"image": {"url": "http://169.254.169.254/", **data_url()}}, "/image", "validation_error"),
+    ({"image": {}}, "/image", "validation_error"),
     ({"image": data_url(b"not a picture")}, "/image", "image_unreadable"),
     ({"image": "cat.png"}, "/image", "validation_error"),
     ({"strenght": 0.5}, "/strenght", "unknown_field"),
@@ -85,7 +99,7 @@ def test_a_misspelt_field_is_answered_with_the_right_one(api: Api) -> None:
 
 
 def test_a_field_of_a_later_release_is_called_so(api: Api) -> None:
-    (error,) = api.client.post("/v1/jobs", json={"prompt": "x", "scheduler": "ddim"}).json()["errors"]
+    (error,) = api.client.post("/v1/jobs", json={"prompt": "x", "webhook": {}}).json()["errors"]
 
     assert "in this release" in error["detail"]
 
@@ -135,9 +149,9 @@ def test_a_malformed_form_field_is_named(api: Api, name: str, text: str) -> None
 
 
 def test_a_file_under_an_unknown_name_is_refused(api: Api) -> None:
-    response = api.client.post("/v1/jobs", data={"prompt": "x"}, files={"mask": ("a.png", picture())})
+    response = api.client.post("/v1/jobs", data={"prompt": "x"}, files={"picture": ("a.png", picture())})
 
-    assert response.json()["errors"][0]["pointer"] == "/mask"
+    assert response.json()["errors"][0]["pointer"] == "/picture"
 
 
 def test_an_image_that_is_no_file_part_is_explained(api: Api) -> None:

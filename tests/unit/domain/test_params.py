@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.domain.catalogue import Defaults, ModelCard, Source, Task
+from common.domain.catalogue import Catalogue, Defaults, ModelCard, Source, Task
 from common.domain.errors import Invalid
-from common.domain.params import EditParams, Wishes, effective_steps, settle, settle_size
+from common.domain.params import EditParams
+from common.domain.settling import Given, settle
+from common.domain.sizes import SizeWish, settle_size
+from common.domain.steps import effective_steps
+from common.domain.wishes import Wishes
 
 CARD = ModelCard(
     id="sd15",
@@ -23,7 +27,7 @@ CARD = ModelCard(
 
 
 def settled(*, input_size: tuple[int, int] | None = (640, 480), **wishes: Any) -> EditParams:
-    return settle(Wishes(prompt="x", **wishes), CARD, input_size=input_size, random_seed=99)
+    return settle(Wishes(prompt="x", **wishes), Catalogue({CARD.id: CARD}), Given(input_size), random_seed=99)
 
 
 def test_what_is_left_out_comes_from_the_model() -> None:
@@ -72,12 +76,12 @@ def test_params_survive_json() -> None:
 def test_sizes_keep_the_ratio_and_are_multiples_of_8(
     size: tuple[int, int] | None, wished: tuple[int | None, int | None], expected: tuple[int, int]
 ) -> None:
-    assert settle_size(*wished, input_size=size, native_size=512) == expected
+    assert settle_size(SizeWish(*wished), input_size=size, native_size=512) == expected
 
 
 @given(st.integers(16, 8192), st.integers(16, 8192), st.sampled_from([64, 128, 512, 1024]))
 def test_every_input_settles_on_a_size_that_can_run(width: int, height: int, native: int) -> None:
-    for side in settle_size(None, None, input_size=(width, height), native_size=native):
+    for side in settle_size(SizeWish(), input_size=(width, height), native_size=native):
         assert side % 8 == 0
         assert 64 <= side <= 2048
 
@@ -113,5 +117,5 @@ def test_a_task_that_the_model_cannot_do_is_refused_with_those_that_it_can() -> 
         **{name: getattr(CARD, name) for name in CARD.__dataclass_fields__} | {"tasks": frozenset({Task.IMG2IMG})}
     )
     with pytest.raises(Invalid) as caught:
-        settle(Wishes(prompt="x", task=Task.TXT2IMG), card, input_size=None, random_seed=0)
+        settle(Wishes(prompt="x", task=Task.TXT2IMG), Catalogue({card.id: card}), Given(), random_seed=0)
     assert caught.value.problems[0].allowed == ["img2img"]

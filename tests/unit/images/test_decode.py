@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
+from common.images.canonical import on_white
 from common.images.decode import decode_untrusted
 from common.images.untrusted import DecodedImage, ImageLimits, ImageRejected
 from tests.unit.images.files import (
@@ -49,7 +50,16 @@ def pixels(data: bytes) -> Image.Image:
 
 
 def middle(data: bytes) -> tuple[int, ...]:
-    picture = pixels(data)
+    """The pixel in the middle, as it is shown on white."""
+    return spot_in(on_white(pixels(data)))
+
+
+def raw_middle(data: bytes) -> tuple[int, ...]:
+    """The pixel in the middle with its alpha, if it has one."""
+    return spot_in(pixels(data))
+
+
+def spot_in(picture: Image.Image) -> tuple[int, ...]:
     value = picture.getpixel((picture.width // 2, picture.height // 2))
     assert isinstance(value, tuple)
     return value
@@ -212,6 +222,50 @@ def test_alpha_is_laid_on_white(alpha: int, expected: int) -> None:
     assert middle(saved(rgba, "WEBP", lossless=True, exact=True)) == pytest.approx((expected,) * 3, abs=1)
 
 
+def test_a_picture_with_holes_keeps_them() -> None:
+    half = Image.new("RGBA", SIZE, (10, 20, 30, 128))
+    for data in (saved(half), saved(half, "WEBP", lossless=True)):
+        decoded = decode(data)
+        picture = Image.open(BytesIO(decoded.png))
+        assert decoded.has_alpha
+        assert (picture.mode, picture.getpixel((3, 3))) == ("RGBA", (10, 20, 30, 128))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_alpha_channel_that_is_opaque_everywhere_is_dropped(mode: str) -> None:
+    decoded = decode(saved(corners().convert("RGBA").convert(mode)))
+    assert not decoded.has_alpha
+    assert Image.open(BytesIO(decoded.png)).mode == "RGB"
+
+
+def test_one_pixel_that_is_not_quite_opaque_keeps_the_alpha_channel() -> None:
+    picture = corners().convert("RGBA")
+    picture.putpixel((5, 5), (255, 0, 0, 254))
+    decoded = decode(saved(picture))
+    assert decoded.has_alpha
+    assert Image.open(BytesIO(decoded.png)).tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_was_hidden_under_full_transparency_does_not_survive(kind: str) -> None:
+    secret = corners().convert("RGBA")
+    secret.putalpha(0)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    clean = Image.open(BytesIO(decode(saved(secret, kind, **options)).png))
+    assert clean.getextrema() == ((255, 255), (255, 255), (255, 255), (0, 0))
+
+
+def test_a_picture_with_holes_is_made_upright_with_them() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.new("RGBA", (48, 32), (9, 9, 9, 255))
+    stored.putpixel((0, 31), (9, 9, 9, 0))
+    upright = Image.open(BytesIO(decode(saved(stored, exif=exif.tobytes())).png))
+    assert upright.size == (32, 48)
+    assert upright.getpixel((0, 0)) == (255, 255, 255, 0)
+    assert upright.getpixel((31, 0)) == (9, 9, 9, 255)
+
+
 def test_cmyk_is_shown_in_its_colours() -> None:
     cyan = Image.new("CMYK", SIZE, (255, 0, 0, 0))
     assert middle(saved(cyan, "JPEG", quality=100)) == pytest.approx((0, 255, 255), abs=3)
@@ -250,6 +304,7 @@ def test_an_embedded_profile_is_applied(kind: str) -> None:
 
 def test_a_profile_is_applied_under_alpha() -> None:
     red = Image.new("RGBA", SIZE, (255, 0, 0, 128))
+    assert raw_middle(saved(red, icc_profile=swapped_profile())) == pytest.approx((0, 0, 255, 128), abs=2)
     assert middle(saved(red, icc_profile=swapped_profile())) == pytest.approx((127, 127, 255), abs=2)
 
 

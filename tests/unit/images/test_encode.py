@@ -1,16 +1,35 @@
 """Pixels become files, with or without the facts of how they were made."""
 
 import hashlib
+import json
+from contextlib import suppress
 from io import BytesIO
+from typing import Any
 
 import pytest
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from common.images.encode import CONTENT_TYPES, ImageFormat, encode, read_metadata
 from tests.unit.images.files import corners, saved
 
 FORMATS: list[ImageFormat] = ["png", "jpeg", "webp"]
-FACTS = {"prompt": 'a "cat" 🐈, naïve\nsecond line \x00', "seed": "42", "model": "sd15", "empty": ""}
+FACTS: dict[str, Any] = {
+    "prompt": 'a "cat" 🐈, naïve\nsecond line \x00',
+    "seed": 42,
+    "strength": 0.6,
+    "deterministic": True,
+    "adapters": [{"id": "ink", "weight": 0.5}],
+    "output": {"format": "png", "quality": 90},
+    "empty": "",
+}
+PLAIN: dict[str, Any] = {"prompt": "a cat", "seed": 1}
+CHAIN: dict[str, Any] = {
+    "keep": "all",
+    "steps": [{"prompt": "猫" * 4000, "negative_prompt": "🐈" * 4000, "seed": seed} for seed in range(10)],
+}
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -30,14 +49,55 @@ def test_png_keeps_every_pixel() -> None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("metadata", [None, FACTS])
-def test_the_same_pixels_and_options_give_the_same_bytes(format_: ImageFormat, metadata: dict[str, str] | None) -> None:
+def test_the_same_pixels_and_options_give_the_same_bytes(format_: ImageFormat, metadata: dict[str, Any] | None) -> None:
     backwards = metadata and dict(reversed(metadata.items()))
     assert encode(corners(), format=format_, metadata=metadata) == encode(corners(), format=format_, metadata=backwards)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_metadata_comes_back_exactly(format_: ImageFormat) -> None:
-    assert read_metadata(encode(corners(), format=format_, metadata=FACTS).data) == FACTS
+@pytest.mark.parametrize(
+    "metadata", [FACTS, PLAIN, {}, {"prompt": "\ud800 alone"}, {"prompt": "", "steps": [PLAIN, FACTS]}]
+)
+def test_metadata_comes_back_exactly(format_: ImageFormat, metadata: dict[str, Any]) -> None:
+    assert read_metadata(encode(corners(), format=format_, metadata=metadata).data) == metadata
+
+
+@given(st.text(max_size=40), st.sampled_from(FORMATS))
+def test_every_prompt_comes_back(prompt: str, format_: ImageFormat) -> None:
+    picture = Image.new("RGB", (16, 16))
+    assert read_metadata(encode(picture, format=format_, metadata={"prompt": prompt}).data) == {"prompt": prompt}
+
+
+def test_a_png_tells_any_viewer_its_prompt_and_maker() -> None:
+    info = Image.open(BytesIO(encode(corners(), metadata=FACTS).data)).info
+    assert info["Description"] == 'a "cat" 🐈, naïve\nsecond line  '
+    assert info["Software"] == "Darkroom"
+    assert json.loads(info["darkroom"]) == FACTS
+    chain = Image.open(BytesIO(encode(corners(), metadata={"steps": [{"prompt": "one"}, {"prompt": "two"}]}).data))
+    assert chain.info["Description"] == "one\ntwo"
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "webp"])
+@pytest.mark.parametrize(
+    ("metadata", "head", "codec"), [(PLAIN, b"ASCII\0\0\0", "ascii"), (FACTS, b"UNICODE\0", "utf-16-le")]
+)
+def test_exif_names_the_character_code_of_its_comment(
+    format_: ImageFormat, metadata: dict[str, Any], head: bytes, codec: str
+) -> None:
+    exif = Image.open(BytesIO(encode(corners(), format=format_, metadata=metadata).data)).getexif()
+    comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert exif[ExifTags.Base.Software] == "Darkroom"
+    assert exif.endian == "<"
+    assert comment[:8] == head
+    assert json.loads(comment[8:].decode(codec)) == metadata
+
+
+def test_a_big_endian_block_is_read_too() -> None:
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif[ExifTags.Base.Software] = "Darkroom"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + '{"prompt":"猫"}'.encode("utf-16-be")
+    assert read_metadata(saved(corners(), "JPEG", exif=exif.tobytes())) == {"prompt": "猫"}
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -59,12 +119,53 @@ def test_without_metadata_nothing_is_left_of_what_the_image_carried(format_: Ima
     assert not Image.open(BytesIO(encoded.data)).getexif()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_files_of_others_have_no_metadata_of_ours(kind: str) -> None:
+def commented(comment: object, software: str = "Darkroom") -> bytes:
     exif = Image.Exif()
-    for description in ("a holiday", "[1, 2]", '{"other": 1}', '{"darkroom": 1}'):
-        exif[0x010E] = description
-        assert read_metadata(saved(corners(), kind, exif=exif.tobytes())) is None
+    exif[ExifTags.Base.Software] = software
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0garbage",
+        commented(b'ASCII\0\0\0{"prompt":"x"}', software="GIMP"),
+        commented(b"ASCII\0\0\0a holiday"),
+        commented(b"ASCII\0\0\0[1, 2]"),
+        commented(b"ASCII\0\0\0\xff"),
+        commented(b"UNICODE\0\0"),
+        commented(b'{"prompt":"x"}'),
+        commented(b""),
+        commented(7),
+    ],
+)
+def test_files_of_others_have_no_metadata_of_ours(kind: str, exif: bytes) -> None:
+    assert read_metadata(saved(corners(), kind, exif=exif)) is None
+
+
+@pytest.mark.parametrize("text", ["a holiday", "[1, 2]", "null", "{", "[" * 100_000])
+def test_a_foreign_text_chunk_is_no_metadata_of_ours(text: str) -> None:
+    info = PngInfo()
+    info.add_itxt("darkroom", text)
+    assert read_metadata(saved(corners(), pnginfo=info)) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", saved(corners(), "GIF")])
+def test_reading_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a readable PNG, JPEG or WebP"):
+        read_metadata(data)
+
+
+def test_damaged_files_never_raise_anything_but_a_value_error() -> None:
+    for format_ in FORMATS:
+        whole = encode(Image.new("RGB", (16, 16)), format=format_, metadata=FACTS).data
+        for position in range(0, len(whole), 3):
+            damaged = bytearray(whole)
+            damaged[position] ^= 0xFF
+            with suppress(ValueError):
+                read_metadata(bytes(damaged))
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "webp"])
@@ -86,7 +187,22 @@ def test_only_rgb_is_encoded(mode: str) -> None:
         encode(corners().convert(mode))
 
 
-def test_metadata_that_does_not_fit_into_exif_is_refused() -> None:
+def test_a_chain_too_long_for_a_jpeg_loses_the_prompts_of_its_steps_and_says_so() -> None:
+    kept = read_metadata(encode(corners(), format="jpeg", metadata=CHAIN).data)
+    assert kept == {"keep": "all", "steps": [{"seed": seed} for seed in range(10)], "truncated": True}
+
+
+@pytest.mark.parametrize("format_", ["png", "webp"])
+def test_a_long_chain_fits_whole_into_the_other_formats(format_: ImageFormat) -> None:
+    assert read_metadata(encode(corners(), format=format_, metadata=CHAIN).data) == CHAIN
+
+
+def test_the_longest_prompts_of_one_pass_fit_into_a_jpeg() -> None:
+    longest = {"prompt": "🐈" * 4000, "negative_prompt": "🐈" * 4000, "seed": 2**32 - 1}
+    assert read_metadata(encode(corners(), format="jpeg", metadata=longest).data) == longest
+
+
+def test_metadata_that_does_not_fit_into_a_jpeg_even_truncated_is_refused() -> None:
     huge = {"prompt": "x" * 70_000}
     with pytest.raises(ValueError, match="at most 65000 fit"):
         encode(corners(), format="jpeg", metadata=huge)

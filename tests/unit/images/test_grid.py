@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from common.images.grid import side_by_side
+from common.images.grid import MAX_SHEET_WIDTH, before_and_after, side_by_side
 
 WHITE = (255, 255, 255)
 
@@ -51,3 +51,35 @@ def test_a_grid_needs_pictures_and_a_caption_for_each() -> None:
             side_by_side(images, scale=scale, gap=gap)
     with pytest.raises(ValueError, match="1 captions for 2 images"):
         side_by_side([picture, picture], captions=["one"])
+
+
+def test_the_input_is_scaled_to_the_height_of_its_results() -> None:
+    source = Image.new("RGB", (300, 100), "red")
+    results = [Image.new("RGB", (40, 20), "blue"), Image.new("RGB", (30, 50), "green")]
+    sheet = before_and_after(source, results, gap=5)
+    assert sheet.size == (150 + 5 + 40 + 5 + 30, 50)
+    assert [sheet.getpixel((x, 49)) for x in (0, 149, 150, 199)] == [(255, 0, 0), (255, 0, 0), WHITE, WHITE]
+    assert [sheet.getpixel((x, 19)) for x in (155, 194, 200, 229)] == [(0, 0, 255)] * 2 + [(0, 128, 0)] * 2
+
+
+def test_the_same_pictures_make_the_same_sheet() -> None:
+    source = Image.effect_noise((61, 47), 80).convert("RGB")
+    results = [Image.effect_noise((32, 40), 80).convert("RGB") for _ in range(3)]
+    assert before_and_after(source, results).tobytes() == before_and_after(source, results).tobytes()
+
+
+def test_results_stay_as_they_are() -> None:
+    results = [Image.effect_noise((32, 40), 80).convert("RGB") for _ in range(2)]
+    sheet = before_and_after(Image.new("RGB", (10, 10)), results, gap=4)
+    assert sheet.crop((44, 0, 76, 40)).tobytes() == results[0].tobytes()
+    assert sheet.crop((80, 0, 112, 40)).tobytes() == results[1].tobytes()
+
+
+def test_a_sheet_is_never_wider_than_webp_allows() -> None:
+    sheet = before_and_after(Image.new("RGB", (2048, 16)), [Image.new("RGB", (2048, 16))] * 16)
+    assert MAX_SHEET_WIDTH - 40 <= sheet.width <= MAX_SHEET_WIDTH
+
+
+def test_a_sheet_needs_a_result() -> None:
+    with pytest.raises(ValueError, match="at least one result"):
+        before_and_after(Image.new("RGB", (20, 20)), [])

@@ -11,8 +11,9 @@ from PIL import Image
 
 from common.domain.catalogue import Task
 from common.domain.job import ClaimedJob, InputRef
-from common.domain.params import EditParams, Output, effective_steps
-from worker.engine.frames import prepare_frames
+from common.domain.params import EditParams, Output
+from common.domain.steps import effective_steps
+from worker.engine.frames import MayHandLatents, never, prepare_frames
 from worker.engine.port import Engine, Event, Finished, Prepared
 
 SIZE = 64
@@ -32,6 +33,7 @@ TXT2IMG = EditParams(
     height=SIZE,
     output=Output(),
     deterministic=False,
+    previews=False,
 )
 
 
@@ -81,12 +83,18 @@ def claimed(params: EditParams, *, job_id: str = "job-1", inputs: dict[str, byte
     )
 
 
-def frames_of(params: EditParams, *, job_id: str = "job-1", picture: Image.Image | None = None) -> Sequence[Prepared]:
-    """The prepared frames of one job; img2img gets a gradient unless another picture is given."""
-    if params.task is Task.TXT2IMG:
-        return prepare_frames(claimed(params, job_id=job_id), {})
-    inputs = {"image": png(picture or gradient())}
-    return prepare_frames(claimed(params, job_id=job_id, inputs=inputs), inputs)
+def frames_of(
+    params: EditParams,
+    *,
+    job_id: str = "job-1",
+    picture: Image.Image | None = None,
+    mask: Image.Image | None = None,
+    may_hand_latents: MayHandLatents = never,
+) -> Sequence[Prepared]:
+    """The prepared frames of one job; without another picture img2img and inpaint get a gradient."""
+    inputs = {} if params.task is Task.TXT2IMG else {"image": png(picture or gradient())}
+    inputs |= {} if mask is None else {"mask": png(mask)}
+    return prepare_frames(claimed(params, job_id=job_id, inputs=inputs), inputs, may_hand_latents).frames
 
 
 def run(engine: Engine, frames: Sequence[Prepared]) -> list[Event]:
@@ -102,7 +110,11 @@ def run(engine: Engine, frames: Sequence[Prepared]) -> list[Event]:
 
 def pictures(events: Sequence[Event]) -> dict[tuple[str, int], Image.Image]:
     """The finished pictures by job and index."""
-    return {(event.ref.job_id, event.ref.index): event.pixels for event in events if isinstance(event, Finished)}
+    return {
+        (event.ref.job_id, event.ref.index): event.pixels
+        for event in events
+        if isinstance(event, Finished) and event.pixels is not None
+    }
 
 
 def largest_difference(one: Image.Image, other: Image.Image) -> int:

@@ -46,7 +46,7 @@ class Device:
         self.is_loading, self.may_load = threading.Event(), threading.Event()
         self.executor = Executor(
             catalogue=Catalogue({"stub": CARD}),
-            residency=Residency(self._build),
+            residency=Residency(self._build, budget_bytes=1),
             roster=self.roster,
             pace=Pace(lambda: 0.0),
             sink=self.sink,  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ class Device:
     def add(self, name: str, **params: Any) -> ClaimedJob:
         job = ClaimedJob(name, "default", 1, 1, 3, False, 0, NOW, NOW, replace(PARAMS, **params), {})
         assert self.roster.add(job)
-        self.roster.make_ready(prepare_frames(job, {}))
+        self.roster.make_ready(prepare_frames(job, {}).frames)
         return job
 
     def finish(self) -> None:

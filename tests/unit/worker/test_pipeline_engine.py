@@ -58,19 +58,25 @@ class FaultyFamily:
     sizes: list[int] = field(default_factory=list)
 
     NAME = stable_diffusion.NAME
-    TASKS = stable_diffusion.TASKS
     LOADING = stable_diffusion.LOADING
+    LATENT_RGB = stable_diffusion.LATENT_RGB
 
     def loader(self) -> Any:
         return stable_diffusion.loader()
 
-    def pipeline(self, parts: Any, task: Task) -> Any:
-        return stable_diffusion.pipeline(parts, task)
+    def pipeline(self, parts: Any, task: Task, scheduler: str | None) -> Any:
+        return stable_diffusion.pipeline(parts, task, scheduler)
 
-    def arguments(self, frames: Sequence[Prepared]) -> dict[str, Any]:
+    def shape_key(self, parts: Any, frame: Any) -> str:
+        return stable_diffusion.shape_key(parts, frame)
+
+    def warnings(self, parts: Any, frame: Any) -> list[dict[str, str]]:
+        return stable_diffusion.warnings(parts, frame)
+
+    def arguments(self, parts: Any, frames: Any) -> dict[str, Any]:
         self.sizes.append(len(frames))
         self.on_call(frames)
-        return stable_diffusion.arguments(frames)
+        return stable_diffusion.arguments(parts, frames)
 
     def autoencoder(self, parts: Any) -> Any:
         return stable_diffusion.autoencoder(parts)
@@ -85,7 +91,7 @@ def plain_call(parts: dict[str, Any], params: EditParams, seed: int) -> Image.Im
 
     kind = StableDiffusionImg2ImgPipeline if params.task is Task.IMG2IMG else StableDiffusionPipeline
     scheduler = type(parts["scheduler"]).from_config(parts["scheduler"].config)
-    pipeline = kind(**parts | {"scheduler": scheduler}, requires_safety_checker=False)
+    pipeline = kind(**{**parts, "scheduler": scheduler, "requires_safety_checker": False})
     pipeline.set_progress_bar_config(disable=True)
     own: dict[str, Any] = {"width": params.width, "height": params.height}
     if params.task is Task.IMG2IMG:
@@ -157,7 +163,7 @@ def test_steps_are_reported_as_promised_where_the_scheduler_calls_the_model_more
 
 
 def test_calls_share_no_scheduler(parts: dict[str, Any]) -> None:
-    one, other = (stable_diffusion.pipeline(parts, task) for task in (Task.TXT2IMG, Task.IMG2IMG))
+    one, other = (stable_diffusion.pipeline(parts, task, None) for task in (Task.TXT2IMG, Task.IMG2IMG))
     assert len({id(scheduler) for scheduler in (one.scheduler, other.scheduler, parts["scheduler"])}) == 3
     assert one.unet is other.unet is parts["unet"]
     assert one.scheduler.config == parts["scheduler"].config

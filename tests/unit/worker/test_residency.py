@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.domain.catalogue import ModelCard
+from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
 from tests.tiny_models import card_of
 from worker.checkpoints import Shelf
@@ -17,7 +17,8 @@ from worker.residency import Residency
 class Builder:
     """Builds stub engines and remembers which were closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: dict[str, int] | None = None) -> None:
+        self.sizes = sizes or {}
         self.built: list[str] = []
         self.closed: list[str] = []
 
@@ -31,6 +32,9 @@ class Builder:
             def close(self) -> None:
                 builder.closed.append(card.id)
 
+            def weight_bytes(self) -> int:
+                return builder.sizes.get(card.id, 100)
+
         return Engine()
 
 
@@ -40,7 +44,7 @@ def card(model_id: str, family: str = "stub") -> ModelCard:
 
 def test_a_model_is_loaded_once() -> None:
     builder = Builder()
-    residency = Residency(builder)
+    residency = Residency(builder, budget_bytes=100)
     assert residency.engine_for(card("a")) is residency.engine_for(card("a"))
     assert builder.built == ["a"]
     assert residency.resident() == ("a",)
@@ -48,7 +52,7 @@ def test_a_model_is_loaded_once() -> None:
 
 def test_the_least_recently_used_model_makes_room_before_the_next_is_loaded() -> None:
     builder = Builder()
-    residency = Residency(builder, capacity=2)
+    residency = Residency(builder, budget_bytes=200)
     for model_id in ("a", "b", "a", "c"):
         residency.engine_for(card(model_id))
     assert builder.closed == ["b"]
@@ -56,14 +60,14 @@ def test_the_least_recently_used_model_makes_room_before_the_next_is_loaded() ->
 
 
 def test_an_evicted_engine_is_not_kept_alive() -> None:
-    residency = Residency(Builder())
+    residency = Residency(Builder(), budget_bytes=100)
     engine = weakref.ref(residency.engine_for(card("a")))
     residency.engine_for(card("b"))
     assert engine() is None
 
 
 def test_a_model_that_cannot_be_loaded_leaves_room_for_the_next() -> None:
-    residency = Residency(Builder())
+    residency = Residency(Builder(), budget_bytes=100)
     with pytest.raises(JobFailure):
         residency.engine_for(card("broken"))
     residency.engine_for(card("a"))
@@ -72,20 +76,32 @@ def test_a_model_that_cannot_be_loaded_leaves_room_for_the_next() -> None:
 
 def test_clearing_closes_all() -> None:
     builder = Builder()
-    residency = Residency(builder, capacity=3)
+    residency = Residency(builder, budget_bytes=300)
     for model_id in ("a", "b"):
         residency.engine_for(card(model_id))
     residency.clear()
     assert (builder.closed, residency.resident()) == (["a", "b"], ())
 
 
-def test_room_for_no_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        Residency(Builder(), capacity=0)
+def test_a_model_larger_than_the_budget_is_loaded_alone() -> None:
+    builder = Builder()
+    residency = Residency(builder, budget_bytes=50)
+    for model_id in ("a", "b", "a"):
+        residency.engine_for(card(model_id))
+    assert (builder.closed, residency.resident()) == (["a", "b"], ("a",))
+
+
+def test_a_model_whose_size_is_known_evicts_no_more_than_it_needs() -> None:
+    builder = Builder({"small": 10, "large": 90})
+    residency = Residency(builder, budget_bytes=120)
+    for model_id in ("small", "large", "a", "small"):
+        residency.engine_for(card(model_id))
+    assert builder.closed == ["small", "large"]
+    assert residency.resident() == ("a", "small")
 
 
 def test_a_stub_card_needs_no_device_and_an_unknown_family_is_named() -> None:
-    builder = EngineBuilder(device=None, shelf=Shelf(), max_frames=3, stub_step_seconds=0.5)
+    builder = EngineBuilder(device=None, shelf=Shelf(), catalogue=Catalogue({}), max_frames=3, stub_step_seconds=0.5)
     assert builder(card("a")).load().max_frames == 3
     with pytest.raises(ValueError, match="needs a device"):
         builder(card("b", family="stable_diffusion"))

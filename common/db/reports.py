@@ -1,0 +1,32 @@
+"""How far running jobs are: volatile, in a narrow table of its own, and no loss when it is lost."""
+
+from sqlalchemy import Connection, text, update
+
+from common.db.tables import job_progress
+from common.db.types import now
+from common.db.upsert import upsert
+from common.domain.job import Progress
+
+
+def report_preview(connection: Connection, job_id: str, fence: int, preview: bytes) -> None:
+    """The newest preview (JPEG) of an attempt that has reported progress. May be lost."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL synchronous_commit = off"))
+    mine = (job_progress.c.job_id == job_id) & (job_progress.c.fence == fence)
+    connection.execute(update(job_progress).where(mine).values(preview=preview))
+
+
+def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:
+    """The newest progress of an attempt; an older attempt's report changes nothing. May be lost."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL synchronous_commit = off"))
+    row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
+    row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
+    statement = upsert(connection, job_progress).values(row)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[job_progress.c.job_id],
+            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}},
+            where=job_progress.c.fence <= fence,
+        )
+    )

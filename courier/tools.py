@@ -1,0 +1,39 @@
+"""What the errands work with."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.db.engine import Database
+from common.domain.catalogue import Catalogue
+from common.images.untrusted import DecodedImage
+from common.outbound.fetching import Outbound
+from common.settings import Settings
+from common.storage.port import ObjectStore
+
+
+class Decoder(Protocol):
+    """What decodes untrusted images, see `common.images.sandbox.ImageDecoder`."""
+
+    def decode(self, data: bytes) -> DecodedImage:
+        """Raises `ImageRejected` or `DecoderUnavailable`."""
+
+
+class Bell(Protocol):
+    """What wakes workers, see `common.queue.doorbell`. Never blocks, never raises."""
+
+    def ring(self, pool: str, jobs: int = 1) -> None:
+        """There are `jobs` new jobs in this pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """One set per process, used by all its threads; `worker_id` is fresh for every process and names its leases."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    decoder: Decoder
+    outbound: Outbound
+    doorbell: Bell
+    catalogue: Catalogue
+    worker_id: str
