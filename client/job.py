@@ -21,9 +21,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class ResultImage:
-    """One finished picture. `seed` makes it again alone; `url` may expire, `Job.download` always works."""
+    """One finished picture, of this step of a chain. `seed` makes it again alone; `Job.download` outlives `url`."""
 
     index: int
+    step: int | None
     seed: int | None
     width: int | None
     height: int | None

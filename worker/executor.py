@@ -196,5 +196,8 @@ class Executor:
         self._sink.put(event)
 
     def _remaining(self) -> int:
-        """Steps until the last frame is done, at least one while any is in."""
-        return max((max(1, frame.steps - self._done.get(frame.ref, 0)) for frame in self._joined), default=0)
+        """Steps until the last frame is done with all its passes, at least one while any is in."""
+        return max((max(1, self._steps_left(frame)) for frame in self._joined), default=0)
+
+    def _steps_left(self, frame: Prepared) -> int:
+        return frame.job.params.total_steps - frame.steps_before - self._done.get(frame.ref, 0)

@@ -8,6 +8,7 @@ _WARNINGS = (
     (FutureWarning, r".*(steps_offset|clip_sample|sample_size).*"),
     # transformers falls back to Pillow where torchvision is not installed, which is what we want.
     (UserWarning, r".*requires torchvision.*"),
+    (UserWarning, r"Already found a `peft_config`.*"),  # a second adapter beside the first, as asked for
 )
 
 

@@ -1,7 +1,7 @@
 """From a request to what will run: pure checks and choices before anything is stored."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from api.schemas.job_request import JobRequest
 from common.db.tenants import Caller
@@ -9,9 +9,10 @@ from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import Denied
 from common.domain.fairness import Lane, predicted_cost
 from common.domain.params import EditParams
+from common.domain.remarks import SIZE_CODES, remarks
 from common.domain.settling import Given, settle
 from common.domain.sizes import Size
-from common.domain.wishes import wishes_of
+from common.domain.wishes import Wishes, wishes_of
 
 _ORDER: Final = (Lane.LOW, Lane.NORMAL, Lane.HIGH)
 
@@ -59,19 +60,14 @@ def make_plan(request: JobRequest, catalogue: Catalogue, inputs: Inputs, *, rand
         size = (native.native_size, native.native_size)
     params = settle(wishes, catalogue, Given(size, has_mask=inputs.has_mask), random_seed=random_seed)
     card = catalogue.require(params.model)
-    return Plan(card, params, tuple(_warnings(request, params, inputs)), predicted_cost(params, catalogue))
+    return Plan(card, params, tuple(_warnings(request, wishes, params, inputs)), predicted_cost(params, catalogue))
 
 
-def _warnings(request: JobRequest, params: EditParams, inputs: Inputs) -> list[dict[str, str]]:
-    """What was asked and is not done as asked."""
-    is_lossy = params.output.format != "png"
-    preserves = params.mask is not None and params.mask.preserve_unmasked
-    found: dict[str, Any] = {
-        "/width": request.width not in (None, params.width) and "size_adjusted",
-        "/height": request.height not in (None, params.height) and "size_adjusted",
-        "/negative_prompt": request.negative_prompt and params.guidance_scale <= 1 and "guidance_off",
-        "/output/quality": "quality" in request.output.model_fields_set and not is_lossy and "lossless_format",
-        "/mask": inputs.mask_size not in (None, inputs.image_size) and "mask_resized",
-        "/output/format": is_lossy and preserves and "lossy_output",
-    }
-    return [{"code": code, "pointer": pointer} for pointer, code in found.items() if code]
+def _warnings(request: JobRequest, wishes: Wishes, params: EditParams, inputs: Inputs) -> list[dict[str, str]]:
+    """What is not done as asked. Sizes are spoken of only when that of the image is known."""
+    found = remarks(wishes, params, image=inputs.image_size, mask=inputs.mask_size)
+    if inputs.has_image and inputs.image_size is None:
+        found = [one for one in found if one["code"] not in SIZE_CODES]
+    if "quality" in request.output.model_fields_set and params.output.format == "png":
+        found.append({"code": "lossless_format", "pointer": "/output/quality"})
+    return found

@@ -22,6 +22,7 @@ from common.domain.fairness import predicted_cost
 from common.domain.job import InputRef
 from common.domain.lifecycle import FAIL_QUEUED, Hold, JobState
 from common.domain.params import EditParams
+from common.domain.remarks import SIZE_CODES, remarks
 from common.domain.settling import Given, settle
 from common.domain.wishes import wishes_of
 
@@ -102,7 +103,9 @@ def complete(
         return None
     if intake.role == "image" and not has_alpha:
         _check_mask(row.request, inputs)
-    _release(connection, intake.job_id, _settled(row, inputs, catalogue), catalogue)
+    params = _settled(row, inputs, catalogue)
+    connection.execute(_update_request(intake.job_id, warnings=_warnings(row, inputs, params)))
+    _release(connection, intake.job_id, params, catalogue)
     return str(row.pool)
 
 
@@ -137,7 +140,13 @@ def _lock(connection: Connection, intake: Intake) -> Row[Any] | None:
         connection.execute(delete(intakes).where(_holds(intake)))
         return None
     query: Select[Any] = (
-        select(jobs.c.pool, job_requests.c.request, job_requests.c.params, job_requests.c.inputs)
+        select(
+            jobs.c.pool,
+            job_requests.c.request,
+            job_requests.c.params,
+            job_requests.c.inputs,
+            job_requests.c.warnings,
+        )
         .join(job_requests, job_requests.c.job_id == jobs.c.id)
         .join(intakes, intakes.c.job_id == jobs.c.id)
         .where(_holds(intake))
@@ -156,6 +165,13 @@ def _settled(row: Row[Any], inputs: dict[str, Any], catalogue: Catalogue) -> Edi
     image = InputRef.from_dict(inputs["image"]) if "image" in inputs else None
     given = Given(image=(image.width, image.height) if image else None, has_mask="mask" in inputs)
     return settle(wishes_of(row.request), catalogue, given, random_seed=row.params["seed"])
+
+
+def _warnings(row: Row[Any], inputs: dict[str, Any], params: EditParams) -> list[dict[str, str]]:
+    """Those of the submit, and what can be said of sizes only now."""
+    sizes = {role: (members["width"], members["height"]) for role, members in inputs.items()}
+    now_known = remarks(wishes_of(row.request), params, image=sizes.get("image"), mask=sizes.get("mask"))
+    return [*row.warnings, *(one for one in now_known if one["code"] in SIZE_CODES and one not in row.warnings)]
 
 
 def _release(connection: Connection, job_id: str, params: EditParams, catalogue: Catalogue) -> None:

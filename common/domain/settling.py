@@ -33,10 +33,10 @@ def settle(wishes: Wishes, catalogue: Catalogue, given: Given, *, random_seed: i
     """
     steps = steps_of(wishes)
     passes: list[PassParams] = []
-    for number, step in enumerate(steps):
+    for number, (step, own) in enumerate(zip(steps, wishes.steps or steps, strict=True)):
         pointer = f"/steps/{number}" if wishes.steps else ""
         previous = passes[-1] if passes else None
-        passes += _Settler(catalogue, given, pointer, random_seed, previous).passes(step)
+        passes += _Settler(catalogue, given, pointer, random_seed, previous).passes(step, own)
     _check_pools(passes, catalogue)
     first = passes[0]
     return EditParams(
@@ -60,9 +60,13 @@ class _Settler:
     random_seed: int
     previous: PassParams | None
 
-    def passes(self, wish: StepWishes) -> list[PassParams]:
-        """The step's pass, and its refiner's."""
+    def passes(self, wish: StepWishes, own: StepWishes) -> list[PassParams]:
+        """The step's pass, and its refiner's. `own` is what the step itself says; the job's strength is no mistake in a
+        step that has none.
+        """
         card = self._card(wish.model, "/model")
+        if own.strength is None and self._implied(wish) is Task.TXT2IMG:
+            wish = replace(wish, strength=None)
         task = self._task(wish, card)
         whole = self._pass(wish, card, task)
         if wish.refiner is None:
@@ -70,16 +74,26 @@ class _Settler:
         return self._refined(whole, wish.refiner, card)
 
     def _task(self, wish: StepWishes, card: ModelCard) -> Task:
-        """The task that the inputs imply, or the wished one; a later step of a chain always has an image."""
-        is_first = self.previous is None
-        has_image = self.given.image is not None if is_first else True
-        has_mask = is_first and (self.given.has_mask or wish.mask_mode == "alpha")
-        implied = Task.INPAINT if has_mask else Task.IMG2IMG if has_image else Task.TXT2IMG
-        task = wish.task or implied
-        problems = check_step(wish, card, task, has_image=has_image, has_mask=has_mask, is_first=is_first)
+        """The task of a step that is right; a later step of a chain always has an image."""
+        task = self._implied(wish)
+        has_mask, is_first = self._has_mask(wish), self.previous is None
+        problems = check_step(wish, card, task, has_image=self._has_image, has_mask=has_mask, is_first=is_first)
         if problems:
             raise Invalid([replace(problem, pointer=self.pointer + problem.pointer) for problem in problems])
         return task
+
+    @property
+    def _has_image(self) -> bool:
+        return self.previous is not None or self.given.image is not None
+
+    def _has_mask(self, wish: StepWishes) -> bool:
+        return self.previous is None and (self.given.has_mask or wish.mask_mode == "alpha")
+
+    def _implied(self, wish: StepWishes) -> Task:
+        """The wished task, or the one that the inputs imply."""
+        if wish.task is not None:
+            return wish.task
+        return Task.INPAINT if self._has_mask(wish) else Task.IMG2IMG if self._has_image else Task.TXT2IMG
 
     def _pass(self, wish: StepWishes, card: ModelCard, task: Task) -> PassParams:
         steps = wish.num_inference_steps or card.defaults.num_inference_steps
@@ -119,9 +133,12 @@ class _Settler:
 
     def _refined(self, base: PassParams, wish: RefinerWish, card: ModelCard) -> list[PassParams]:
         refiner = self._card(wish.model, "/refiner/model")
-        self._check_refiner(wish, card, refiner)
         task = Task.INPAINT if base.task is Task.INPAINT else Task.IMG2IMG
-        common = replace(base, task=task, model=refiner.id, adapters=(), refines=True)
+        self._check_refiner(wish, card, refiner)
+        if wish.strength is not None:
+            self._check_polisher(base, task, refiner)
+        scheduler = base.scheduler if base.scheduler in refiner.capability.schedulers else None
+        common = replace(base, task=task, model=refiner.id, adapters=(), refines=True, scheduler=scheduler)
         if wish.strength is not None:
             effective = self._effective(base.num_inference_steps, wish.strength, exact=False, at="/refiner/strength")
             polish = replace(common, strength=wish.strength, steps_mode="scaled", effective_steps=effective)
@@ -149,9 +166,17 @@ class _Settler:
             able = sorted(one.id for one in self.catalogue if one.family == card.capability.refined_by)
             detail = f"model {card.id} can hand its latents to {', '.join(able) or 'no refiner'}, not to {refiner.id}"
             self._refuse("/refiner/model", "unsupported_param", detail, able)
-        if wish.strength is not None and Task.IMG2IMG not in refiner.tasks:
-            able = sorted(one.id for one in self.catalogue if Task.IMG2IMG in one.tasks)
-            self._refuse("/refiner/model", "unsupported_param", f"model {refiner.id} does no img2img", able)
+
+    def _check_polisher(self, base: PassParams, task: Task, refiner: ModelCard) -> None:
+        """Whether a model can go over the picture of another: its task, with a strength, at this size."""
+        if task not in refiner.tasks - refiner.capability.without_strength:
+            able = sorted(one.id for one in self.catalogue if task in one.tasks - one.capability.without_strength)
+            detail = f"model {refiner.id} does no {task} with a strength"
+            self._refuse("/refiner/model", "unsupported_param", detail, able)
+        step = refiner.capability.size_step
+        if base.width % step or base.height % step:
+            detail = f"model {refiner.id} needs sides that are multiples of {step}, not {base.width} x {base.height}"
+            self._refuse("/refiner/model", "unsupported_param", detail, {"multipleOf": step})
 
     def _effective(
         self,

@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.domain.catalogue import ModelCard
-from worker.checkpoints.fetching import pull
 from worker.checkpoints.places import Shelf
+from worker.checkpoints.verifying import snapshot_of
 
 _CHUNK_BYTES = 1 << 20
 _FACTS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "latent_channels")
@@ -18,7 +18,7 @@ def vae_fingerprint(card: ModelCard, shelf: Shelf, *, variant: str | None) -> st
 
     Raises `JobFailure` (`model_unavailable`) when the checkpoint is not there.
     """
-    folder = pull(card, shelf, variant=variant) / "vae"
+    folder = snapshot_of(card, card.source, shelf) / "vae"
     weights = _weights_in(folder, variant)
     if weights is None:
         return card.id

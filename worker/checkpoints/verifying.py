@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.domain.catalogue import ModelCard, Source
+from common.domain.catalogue import AdapterCard, ModelCard, Source
 from common.domain.errors import JobFailure
+from worker.checkpoints.adapters import find_adapter
 from worker.checkpoints.explaining import explain, missing_folder
 from worker.checkpoints.places import HubRepository, Shelf, locate
 
@@ -22,7 +24,8 @@ def verify(card: ModelCard, shelf: Shelf) -> list[str]:
     Reads configs and the headers of weight files only: a flipped bit inside a tensor is not found.
     """
     sources = (card.source,) if card.prior is None else (card.source, card.prior)
-    return [problem for source in sources for problem in _verify(card, source, shelf)]
+    found = [problem for source in sources for problem in _verify(card, source, shelf)]
+    return [*found, *(problem for adapter in card.adapters.values() for problem in _verify_adapter(adapter, shelf))]
 
 
 def weight_problem(path: Path) -> str | None:
@@ -40,9 +43,17 @@ def weight_problem(path: Path) -> str | None:
     return None if size == expected else f"{path}: has {size} bytes, its header says {expected}"
 
 
+def _verify_adapter(adapter: AdapterCard, shelf: Shelf) -> list[str]:
+    try:
+        problem = weight_problem(find_adapter(adapter, replace(shelf, may_download=False)))
+    except JobFailure as failure:
+        return [failure.detail]
+    return [problem] if problem else []
+
+
 def _verify(card: ModelCard, source: Source, shelf: Shelf) -> list[str]:
     try:
-        folder = _folder(card, source, shelf)
+        folder = snapshot_of(card, source, shelf)
     except JobFailure as failure:
         return [failure.detail]
     index = _read_json(folder / "model_index.json")
@@ -51,7 +62,11 @@ def _verify(card: ModelCard, source: Source, shelf: Shelf) -> list[str]:
     return [problem for name, classes in sorted(_parts(index)) for problem in _check_part(folder / name, classes)]
 
 
-def _folder(card: ModelCard, source: Source, shelf: Shelf) -> Path:
+def snapshot_of(card: ModelCard, source: Source, shelf: Shelf) -> Path:
+    """The folder of a checkpoint that is on this machine, without asking the hub.
+
+    Raises `JobFailure` (`model_unavailable`) when it is not.
+    """
     place = locate(source, shelf.models_dir)
     if isinstance(place, HubRepository):
         return _snapshot(card, place)

@@ -66,7 +66,7 @@ def next_frame(frame: Prepared, made: Finished) -> Prepared:
     if latents is None:
         if made.pixels is None:
             raise ValueError("a pass that hands pixels on has made none")
-        picture = prepare_picture(made.pixels, (params.width, params.height), "stretch")
+        picture = prepare_picture(made.pixels, (params.width, params.height), params.resize)
         if canvas is not None:
             canvas = canvas.over(picture)
             picture = canvas.model_image

@@ -102,8 +102,8 @@ def test_a_store_that_only_looks_like_the_server_gets_no_key() -> None:
 
 
 def test_what_fails_on_the_way_to_the_store_is_tried_again() -> None:
-    trouble = [httpx.ReadError("cut"), answer(503)]
-    server = Server([awaited("http://store.test/key"), *trouble, answer(200), answer(200, upload())])
+    way = [awaited("http://store.test/key"), answer(503), answer(200), answer(200, upload())]
+    server = Server([way[0], httpx.ReadError("cut"), *way[1:]])
     assert server.client().upload(LARGE).status == "ready"
     assert [request.content for request in server.requests[1:4]] == [LARGE] * 3
 

@@ -8,6 +8,7 @@ import pytest
 from common.domain.catalogue import AdapterCard, Catalogue, Defaults, ModelCard, Source, Task
 from common.domain.errors import Invalid
 from common.domain.params import AdapterUse, EditParams
+from common.domain.remarks import remarks
 from common.domain.settling import Given, settle
 from common.domain.steps import effective_steps, scheduled_steps
 from common.domain.wishes import RefinerWish, StepWishes, Wishes, steps_of, wishes_of
@@ -160,6 +161,12 @@ def test_wishes_are_read_from_the_json_of_a_request() -> None:
             {"model": "sdxl", "strength": 0.1, "refiner": RefinerWish("sdxl-refiner")},
             ("/refiner/switch_at", "infeasible"),
         ),
+        ({"mask": True, "refiner": RefinerWish("kandinsky22", strength=0.5)}, ("/refiner/model", "unsupported_param")),
+        (
+            {"image": (640, 480), "refiner": RefinerWish("kandinsky22", strength=0.5)},
+            ("/refiner/model", "unsupported_param"),
+        ),
+        ({"scheduler": "lcm", "num_inference_steps": 51}, ("/num_inference_steps", "infeasible")),
         ({"steps": (step(), step(task=Task.TXT2IMG))}, ("/steps/1/task", "unsupported_param")),
         ({"steps": (step(), step(mask_blur=1))}, ("/steps/1/mask_blur", "unsupported_param")),
         ({"steps": (step(), step(model="far"))}, ("/steps", "infeasible")),
@@ -167,3 +174,34 @@ def test_wishes_are_read_from_the_json_of_a_request() -> None:
 )
 def test_what_a_model_cannot_do_is_refused_with_its_field(wishes: dict[str, Any], expected: tuple[str, str]) -> None:
     assert refusal(**wishes) == expected
+
+
+def test_a_jobs_strength_is_no_mistake_in_a_step_that_starts_from_noise() -> None:
+    params = settled(None, strength=0.4, steps=(step(), step()))
+    assert [one.strength for one in params.passes] == [None, 0.4]
+    assert refusal(None, steps=(step(strength=0.4), step())) == ("/steps/0/strength", "unsupported_param")
+
+
+def test_a_refiner_that_does_not_know_the_scheduler_has_its_own() -> None:
+    params = settled(scheduler="euler", refiner=RefinerWish("kandinsky22", strength=0.5))
+    assert [one.scheduler for one in params.passes] == ["euler", None]
+
+
+def test_an_inpainting_base_of_nine_channels_is_refined_as_a_picture() -> None:
+    cards = {**{one.id: one for one in CARDS}, "xl-fill": card("xl-fill", "sdxl_inpaint", "inpaint")}
+    wishes = Wishes(prompt="x", model="xl-fill", refiner=RefinerWish("sdxl-refiner"))
+    params = settle(wishes, Catalogue(cards), Given((512, 512), has_mask=True), random_seed=0)
+    assert [one.task for one in params.passes] == ["inpaint", "img2img"]
+
+
+def test_remarks_speak_of_every_step() -> None:
+    wishes = Wishes(
+        prompt="x", negative_prompt="y", steps=(step(width=320, height=320), step(guidance_scale=1.0)), mask_blur=1
+    )
+    params = settle(wishes, CATALOGUE, Given((640, 480), has_mask=True), random_seed=0)
+    found = remarks(wishes, params, image=(640, 480), mask=(64, 64))
+    assert [(one["code"], one["pointer"]) for one in found] == [
+        ("mask_resized", "/mask"),
+        ("size_adjusted", "/steps/0/height"),
+        ("guidance_off", "/steps/1/negative_prompt"),
+    ]
