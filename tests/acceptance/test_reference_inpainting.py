@@ -42,14 +42,20 @@ def test_a_colour_mask_of_another_size_counts_by_its_luminance_and_the_resizing_
     [
         ({"mask_grow": 4}, (12, 12, 52, 52)),
         ({"inpaint_area": "masked", "inpaint_padding": 8}, MIDDLE),
-        ({"mask_mode": "black_repaints"}, (0, 0, 64, 64)),
     ],
 )
-def test_the_mask_can_grow_be_turned_round_and_be_worked_on_at_full_size(
+def test_the_mask_can_grow_and_its_surroundings_can_be_worked_on_at_full_size(
     user: Studio, photo_there: Source, wish: dict[str, Any], box: Box
 ) -> None:
     job = user.edit(**FIXED, **wish, image=photo_there, mask=as_data_url(mask()), prompt="a cat", model="sd15-inpaint")
     assert repainted_box(user, job) == box
+
+
+def test_with_the_mask_turned_round_the_middle_is_preserved(user: Studio, photo_there: Source) -> None:
+    wish = FIXED | {"image": photo_there, "mask": as_data_url(mask()), "prompt": "a cat", "model": "sd15-inpaint"}
+    job = user.edit(**wish, mask_mode="black_repaints")
+    assert repainted_box(user, job) == (0, 0, 64, 64)
+    assert user.look(job).crop(MIDDLE) == opened(photo()).crop(MIDDLE)
 
 
 def test_a_blurred_edge_lets_the_repainted_part_fade_out(user: Studio, photo_there: Source) -> None:
