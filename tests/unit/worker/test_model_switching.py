@@ -12,6 +12,8 @@ import pytest
 
 from tests.unit.worker.switching import SWITCHES, WARM_UP, save_wide
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
 MODEL_BYTES = 300_000_000
 
 
@@ -21,14 +23,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("switching")
     try:
-        folders = [save_wide(folder / name, seed=seed) for seed, name in enumerate(("one", "other"))]
-        yield _switch_in_a_child(folders)
+        mapped = save_wide(folder / "mapped", seed=1, is_half=False)
+        copied = save_wide(folder / "copied", seed=2, is_half=True)
+        yield _switch_in_a_child([mapped, copied])
     finally:
         shutil.rmtree(folder)
 
 
 def test_every_switch_leaves_one_model_and_nothing_of_the_other(seen: dict[str, Any]) -> None:
-    expected = [{"resident": [name], "living": []} for name in ("other", "one")]
+    expected = [{"resident": [name], "living": []} for name in ("copied", "mapped")]
     assert seen["switches"] == expected * ((WARM_UP + SWITCHES) // 2)
 
 
@@ -37,9 +40,9 @@ def test_twenty_switches_grow_memory_by_no_more_than_a_tenth_of_a_model(seen: di
     assert seen["end_bytes"] - seen["warm_bytes"] <= 0.1 * seen["model_bytes"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a peak from a chosen moment on")
 def test_two_models_are_at_no_moment_in_memory_together(seen: dict[str, Any]) -> None:
-    assert seen["peak_bytes"] - seen["warm_bytes"] <= 0.5 * seen["model_bytes"]
+    """Half of a model more than one: what converting a file takes, its mapped pages beside the copy."""
+    assert seen["peak_bytes"] - seen["warm_bytes"] <= 0.8 * seen["model_bytes"]
 
 
 def _switch_in_a_child(folders: list[Path]) -> dict[str, Any]:
