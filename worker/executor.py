@@ -176,7 +176,9 @@ class Executor:
         if isinstance(event, Previewed):
             self._roster.preview(event.ref, event.picture)
             return
-        frame = next(frame for frame in self._joined if frame.ref == event.ref)
+        frame = next((frame for frame in self._joined if frame.ref == event.ref), None)
+        if frame is None:
+            return
         if isinstance(event, Stepped):
             self._watchdog.expect_a_step()
             self._done[event.ref] = event.step
@@ -189,10 +191,13 @@ class Executor:
 
     def _release(self, frame: Prepared, event: Finished | Failed | Left) -> None:
         """Hand the end of a pass to the sink, and a frame that has another pass before it back to the queue's head."""
-        if isinstance(event, Finished) and event.pixels is not None:
-            event = replace(event, pixels=complete(frame, event.pixels))
-        if isinstance(event, Finished) and frame.number < len(frame.job.params.then):
-            self._roster.make_next_ready(next_frame(frame, event))
+        try:
+            if isinstance(event, Finished) and event.pixels is not None:
+                event = replace(event, pixels=complete(frame, event.pixels))
+            if isinstance(event, Finished) and frame.number < len(frame.job.params.then):
+                self._roster.make_next_ready(next_frame(frame, event))
+        except Exception as error:  # the edge of one frame: it fails, its neighbours and the process go on
+            event = Failed(frame.ref, error)
         self._sink.put(event)
 
     def _remaining(self) -> int:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from PIL.Image import Image
 
 from common.domain.catalogue import Catalogue, ModelCard, Source, Task
 from common.domain.job import ClaimedJob
 from tests.making import PARAMS
 from worker.engine.frames import prepare_frames
-from worker.engine.port import Failed, Finished, FrameRef, Left
+from worker.engine.port import Failed, Finished, FrameRef, Left, Prepared
 from worker.engine.stub_engine import StubEngine
 from worker.executor import Executor
 from worker.pace import Pace
@@ -120,3 +121,34 @@ def test_what_joins_together_is_told_together(device: Device) -> None:
     device.finish()
     (joined,) = [event for event in device.sink.events if isinstance(event, Joined)]
     assert {ref.job_id for ref in joined.refs} == {"a", "b"}
+
+
+def test_frames_of_a_chain_run_all_passes_before_who_waits(device: Device) -> None:
+    later = replace(PARAMS, task=Task.IMG2IMG, strength=1.0, refines=False)
+    device.may_load.set()
+    device.add("chain", num_images=2, then=(later, later))
+    device.add("other")
+    device.thread.start()
+    device.finish()
+    ended = [event for event in device.sink.events if isinstance(event, Finished)]
+    assert [event.number for event in ended if event.ref.job_id == "chain"] == [0, 0, 1, 1, 2, 2]
+    steps = device.roster.get(FrameRef("chain", 1, 0))
+    assert steps is not None
+    assert sum(steps.steps_done.values()) == steps.steps == 24
+
+
+def test_a_picture_that_cannot_be_handed_on_fails_its_job_and_nothing_else(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(frame: Prepared, picture: Image) -> Image:
+        if frame.ref.job_id == "broken":
+            raise ValueError("not the size that runs")
+        return picture
+
+    monkeypatch.setattr("worker.executor.complete", broken)
+    device.may_load.set()
+    device.add("broken")
+    device.add("fine")
+    device.thread.start()
+    device.finish()
+    assert device.sink.ends() == {"broken": Failed, "fine": Finished}
