@@ -165,6 +165,7 @@ class Executor:
         try:
             engine.tick(self._emit)
         except DeviceLost as error:
+            frames = [*frames, *self._roster.take_begun()]
             error.alone = len({frame.ref.job_id for frame in frames}) == 1
             for frame in frames:
                 self._sink.put(Failed(frame.ref, error))

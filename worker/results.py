@@ -9,7 +9,7 @@ from PIL.Image import Image
 from common.domain.job import GRID_INDEX, ClaimedJob, DoneStep, StoredImage
 from common.domain.recipe import recipe_of
 from common.images.encode import EXTENSIONS, EncodedImage, encode
-from common.images.grid import before_and_after, side_by_side
+from common.images.grid import before_and_after
 from common.storage.keys import result_key, step_key
 from common.storage.port import ObjectStore, StoreUnavailable
 from worker.handover import Handover, pack
@@ -36,8 +36,8 @@ class ResultWriter:
 
     def write_grid(self, job: ClaimedJob, original: Image | None, pictures: list[Image]) -> StoredImage:
         """The input beside the results, stored. Raises `StoreUnavailable`."""
-        sheet = side_by_side(pictures) if original is None else before_and_after(original, pictures)
-        return self._store_picture(job, "grid", sheet, job.params.seed, None)
+        first, *others = pictures if original is None else [original, *pictures]
+        return self._store_picture(job, "grid", before_and_after(first, others), job.params.seed, None)
 
     def write_step(self, job: ClaimedJob, number: int, handover: Handover) -> tuple[DoneStep, int]:
         """What pass `number` handed on, stored, and its size in bytes. Raises `StoreUnavailable`."""

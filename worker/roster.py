@@ -140,6 +140,17 @@ class Roster:
                 for index in sorted(held.open_frames) or [0]
             ]
 
+    def take_begun(self) -> list[Prepared]:
+        """Take away the frames that wait between two passes, on a device that is lost with all its jobs."""
+        with self._lock:
+            begun = [frame for frame in self._ready if self._has_begun(frame)]
+            self._ready = deque(frame for frame in self._ready if not self._has_begun(frame))
+            return begun
+
+    def _has_begun(self, frame: Prepared) -> bool:
+        held = self._jobs.get((frame.ref.job_id, frame.ref.fence))
+        return held is not None and held.has_begun_to_join
+
     def begin_to_join(self, frame: Prepared) -> None:
         """The device takes a frame of this job: from now on the engine lets it go, nobody else."""
         with self._lock:

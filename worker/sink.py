@@ -161,7 +161,7 @@ class Sink:
 
         The next pass is under way meanwhile; a crash before this commit costs the pass, not the outcome.
         """
-        if any(step.number == event.number for step in held.job.done_steps):
+        if event.is_stored:
             return
         rows = held.handovers.setdefault(event.number, {})
         rows[event.ref.index] = event
@@ -189,7 +189,8 @@ class Sink:
 
     def _conclude(self, held: HeldJob) -> None:
         """All frames are out: one transition, by whichever reason weighs most."""
-        job, won = held.job, len(held.results) == held.job.params.result_count
+        job = held.job
+        won = held.failure is None and len(held.results) == job.params.result_count
         if held.is_lost:
             _log.warning("job.lost")
         elif won:

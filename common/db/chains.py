@@ -1,6 +1,6 @@
 """Finished passes of jobs that have several: written by the attempt that holds the job, read by the next."""
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from common.db.moves import holds
 from common.db.tables import job_steps, jobs, object_refs, objects
@@ -22,8 +22,10 @@ def record_step(connection: Connection, job: ClaimedJob, step: DoneStep, size: i
         statement.on_conflict_do_update(index_elements=[job_steps.c.job_id, job_steps.c.step], set_=newer)
     )
     thing = {"key": step.key, "tenant_id": job.tenant_id, "state": "live", "kind": "step"}
-    connection.execute(insert(objects).values(thing | {"sha256": step.sha256, "bytes": size}))
-    connection.execute(insert(object_refs).values(own | {"object_key": step.key, "role": "step"}))
+    lies = upsert(connection, objects).values(thing | {"sha256": step.sha256, "bytes": size})
+    refers = upsert(connection, object_refs).values(own | {"object_key": step.key, "role": "step"})
+    for statement in (lies, refers):  # a commit whose answer was lost is tried again
+        connection.execute(statement.on_conflict_do_nothing())
     return True
 
 

@@ -24,7 +24,7 @@ from common.domain.lifecycle import FAIL_QUEUED, Hold, JobState
 from common.domain.params import EditParams
 from common.domain.remarks import SIZE_CODES, remarks
 from common.domain.settling import Given, settle
-from common.domain.wishes import wishes_of
+from common.domain.wishes import steps_of, wishes_of
 
 PAGE = 100
 
@@ -164,7 +164,10 @@ def _settled(row: Row[Any], inputs: dict[str, Any], catalogue: Catalogue) -> Edi
     """What will run, now that the size of the image is known; a random seed stays the one that was told."""
     image = InputRef.from_dict(inputs["image"]) if "image" in inputs else None
     given = Given(image=(image.width, image.height) if image else None, has_mask="mask" in inputs)
-    return settle(wishes_of(row.request), catalogue, given, random_seed=row.params["seed"])
+    wishes, told = wishes_of(row.request), EditParams.from_dict(row.params)
+    firsts = [one for one in told.passes if not one.refines]
+    drawn = [one.seed for one, wish in zip(firsts, steps_of(wishes), strict=True) if wish.seed is None]
+    return settle(wishes, catalogue, given, random_seed=drawn[0] if drawn else told.seed)
 
 
 def _warnings(row: Row[Any], inputs: dict[str, Any], params: EditParams) -> list[dict[str, str]]:

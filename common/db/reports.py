@@ -1,6 +1,6 @@
 """How far running jobs are: volatile, in a narrow table of its own, and no loss when it is lost."""
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, case, null, text, update
 
 from common.db.tables import job_progress
 from common.db.types import now
@@ -22,11 +22,13 @@ def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: 
         connection.execute(text("SET LOCAL synchronous_commit = off"))
     row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
     row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
+    preview = case((job_progress.c.fence == fence, job_progress.c.preview), else_=null())
     statement = upsert(connection, job_progress).values(row)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[job_progress.c.job_id],
-            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}},
+            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}}
+            | {"preview": preview},
             where=job_progress.c.fence <= fence,
         )
     )

@@ -7,7 +7,7 @@ from common.domain.params import EditParams, PassParams
 
 def step_key(params: PassParams) -> str:
     """What must be equal to share one forward pass of the step engine: checkpoint, adapters and the latent size."""
-    adapters = "".join(f"+{use.id}@{use.weight:g}" for use in params.adapters)
+    adapters = "".join(f"+{use.id}@{use.weight!r}" for use in params.adapters)
     return f"{params.model}{adapters}:{params.width}x{params.height}"
 
 

@@ -1,6 +1,7 @@
 """How many denoising steps run. The formulas of the diffusers pipelines, float traps included, and their inverse."""
 
 TRAINED_STEPS = 1000
+_BEYOND_REASON = 1_000_000
 
 
 def effective_steps(steps: int, strength: float | None) -> int:
@@ -11,10 +12,13 @@ def effective_steps(steps: int, strength: float | None) -> int:
 def scheduled_steps(steps: int, strength: float | None, *, exact: bool) -> int:
     """The length of the schedule to ask for: `steps`, or with `exact` the shortest of which exactly `steps` run.
 
-    May be longer than the 1000 steps that models are trained for; such a schedule cannot be made.
+    May be longer than the 1000 steps that models are trained for; such a schedule cannot be made. A strength near 0
+    gives some number beyond all reason, not the right one: above it floats no longer tell one step from the next.
     """
     if not exact or strength is None:
         return steps
+    if strength * _BEYOND_REASON < steps:
+        return _BEYOND_REASON
     scheduled = max(steps, int(steps / strength) - 1)
     while effective_steps(scheduled, strength) < steps:
         scheduled += 1

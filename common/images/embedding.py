@@ -43,13 +43,12 @@ def webp_exif(metadata: Mapping[str, Any]) -> bytes:
 
 
 def jpeg_exif(metadata: Mapping[str, Any]) -> bytes:
-    """The EXIF block of a JPEG. Raises ValueError when even the truncated recipe does not fit."""
-    block = _exif(metadata)
-    if len(block) > MAX_JPEG_EXIF_BYTES:
-        block = _exif(_truncated(metadata))
-    if len(block) > MAX_JPEG_EXIF_BYTES:
-        raise ValueError(f"the metadata takes {len(block)} bytes of EXIF; at most {MAX_JPEG_EXIF_BYTES} fit")
-    return block
+    """The EXIF block of a JPEG: without the prompts of the steps where it is too long, then without any, then empty."""
+    without_all = {name: value for name, value in _truncated(metadata).items() if name not in _PROMPTS}
+    for recipe in (metadata, _truncated(metadata), without_all):
+        if len(block := _exif(recipe)) <= MAX_JPEG_EXIF_BYTES:
+            return block
+    return _exif({"truncated": True})
 
 
 def find_recipe(image: Image.Image) -> dict[str, Any] | None:

@@ -100,3 +100,32 @@ def test_a_preview_is_seen_while_its_attempt_runs(database: Database) -> None:
     with database.write() as connection:
         claims.finish(connection, job, [make_image(job)], {})
     assert seen() is None
+
+
+def test_a_pass_told_twice_is_one(database: Database) -> None:
+    """As after a commit whose answer was lost."""
+    submit(database)
+    (job,) = claim(database, enlist(database))
+    assert record(database, job, step(job))
+    assert record(database, job, step(job))
+    with database.read() as connection:
+        assert len(connection.execute(select(job_steps)).all()) == 1
+
+
+def test_a_new_attempt_does_not_show_the_preview_of_the_one_before(database: Database) -> None:
+    submit(database)
+    worker = enlist(database)
+    (job,) = claim(database, worker)
+    with database.write() as connection:
+        reports.report_progress(connection, "default", job.id, job.fence, 1, Progress("denoising", 1, 4))
+        reports.report_preview(connection, job.id, job.fence, b"old")
+        reports.report_progress(connection, "default", job.id, job.fence, 2, Progress("denoising", 2, 4))
+    with database.read() as connection:
+        assert find_preview(connection, "default", job.id) == b"old"
+    with database.write() as connection:
+        claims.hand_back(connection, job.id, job.fence, TryAgain())
+    (again,) = claim(database, worker)
+    with database.write() as connection:
+        reports.report_progress(connection, "default", again.id, again.fence, 1, Progress("denoising", 1, 4))
+    with database.read() as connection:
+        assert find_preview(connection, "default", job.id) is None

@@ -7,6 +7,7 @@ from typing import Any
 from common.domain.catalogue import AdapterCard
 from common.domain.errors import JobFailure
 from common.domain.params import AdapterUse
+from worker.failures import is_device_lost, is_out_of_memory
 
 Find = Callable[[AdapterCard], Path]
 
@@ -45,11 +46,12 @@ class AdapterRack:
                 )
             names = [f"adapter_{number}" for number in range(len(wanted))]
             pipeline.set_adapters(names, [use.weight for use in wanted])
-        except JobFailure:
-            pipeline.unload_lora_weights()
-            raise
         except Exception as error:
+            if is_device_lost(error):
+                raise
             pipeline.unload_lora_weights()
+            if is_out_of_memory(error) or isinstance(error, JobFailure):
+                raise
             ids = ", ".join(use.id for use in wanted)
             detail = f"the adapters {ids} cannot be loaded onto this model. Run `darkroom models verify`"
             raise JobFailure(detail, code="model_unavailable") from error

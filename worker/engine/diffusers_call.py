@@ -145,5 +145,6 @@ def _in_float32(vae: Any) -> Iterator[None]:
 
 
 def _is_lost(picture: Image, frame: Prepared) -> bool:
-    """Black out of black is a fair answer; black out of anything else is not."""
-    return is_black(picture) and not (frame.image is not None and is_black(frame.image))
+    """Black out of black is a fair answer, and out of latents it may be; black out of anything else is not."""
+    may_be = frame.latents is not None or (frame.image is not None and is_black(frame.image))
+    return is_black(picture) and not may_be

@@ -49,11 +49,16 @@ def prepare_frames(job: ClaimedJob, inputs: Mapping[str, bytes], may_hand_latent
     """
     frames = _first_frames(job, inputs, _handovers(job.params, may_hand_latents))
     done = _readable_steps(job, inputs)
+    while done and not _is_enough(done[-1], frames[0].handovers[len(done) - 1]):
+        done.pop()
     if not done:
         return Start(frames)
     kept = [one for number, step in enumerate(done) for one in _kept(job, number, step)]
     last = len(done) - 1
-    return Start([next_frame(replace(frame, number=last), _output(frame, last, done[last])) for frame in frames], kept)
+    # As in an uninterrupted run, the canvas stays for the refiners that follow its own pass at once.
+    is_refining = all(one.refines for one in job.params.passes[1 : last + 1])
+    resumed = [replace(frame, number=last, canvas=frame.canvas if is_refining else None) for frame in frames]
+    return Start([next_frame(frame, _output(frame, last, done[last])) for frame in resumed], kept)
 
 
 def next_frame(frame: Prepared, made: Finished) -> Prepared:
@@ -159,15 +164,23 @@ def _readable_steps(job: ClaimedJob, inputs: Mapping[str, bytes]) -> list[Handov
         data = inputs.get(step_role(step.number))
         if data is None or step.number != len(found) or hashlib.sha256(data).hexdigest() != step.sha256:
             break
-        found.append(unpack(data))
+        try:
+            found.append(unpack(data))
+        except ValueError:
+            break
     return found
+
+
+def _is_enough(step: Handover, wanted: HandsOn) -> bool:
+    """False when this worker hands on what the attempt that stored the step did not."""
+    return (step.latents if wanted == "latents" else step.pictures) is not None
 
 
 def _kept(job: ClaimedJob, number: int, step: Handover) -> list[Finished]:
     if number not in job.params.kept_passes or step.pictures is None:
         return []
     return [
-        Finished(FrameRef(job.id, job.fence, index), picture, {}, number=number)
+        Finished(FrameRef(job.id, job.fence, index), picture, {}, number=number, is_stored=True)
         for index, picture in enumerate(step.pictures)
     ]
 

@@ -95,6 +95,7 @@ class Finished:
     """A frame has run pass `number`: `pixels` is RGB uint8 as a Pillow image; `facts` go into the job's metrics.
 
     `latents`, on the CPU, are what the next pass takes if it takes latents; `pixels` is None where nobody wants it.
+    `is_stored`: an earlier attempt ran it, and what it handed on lies in the store.
     """
 
     ref: FrameRef
@@ -102,6 +103,7 @@ class Finished:
     facts: Mapping[str, Any]
     latents: "torch.Tensor | None" = None
     number: int = 0
+    is_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

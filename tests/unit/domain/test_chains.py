@@ -205,3 +205,9 @@ def test_remarks_speak_of_every_step() -> None:
         ("size_adjusted", "/steps/0/height"),
         ("guidance_off", "/steps/1/negative_prompt"),
     ]
+
+
+@pytest.mark.parametrize("strength", [1e-310, 1e-300, 7e-25, 1e-9])
+def test_a_strength_near_nothing_is_refused_at_once(strength: float) -> None:
+    assert refusal(strength=strength, steps_mode="exact") == ("/steps_mode", "infeasible")
+    assert refusal(strength=strength) == ("/num_inference_steps", "infeasible")

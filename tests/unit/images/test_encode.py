@@ -202,8 +202,9 @@ def test_the_longest_prompts_of_one_pass_fit_into_a_jpeg() -> None:
     assert read_metadata(encode(corners(), format="jpeg", metadata=longest).data) == longest
 
 
-def test_metadata_that_does_not_fit_into_a_jpeg_even_truncated_is_refused() -> None:
-    huge = {"prompt": "x" * 70_000}
-    with pytest.raises(ValueError, match="at most 65000 fit"):
-        encode(corners(), format="jpeg", metadata=huge)
+def test_metadata_that_does_not_fit_into_a_jpeg_loses_its_prompts_but_never_the_picture() -> None:
+    huge = {"prompt": "x" * 70_000, "seed": 3}
+    assert read_metadata(encode(corners(), format="jpeg", metadata=huge).data) == {"seed": 3, "truncated": True}
+    odd = {"adapters": "x" * 70_000}
+    assert read_metadata(encode(corners(), format="jpeg", metadata=odd).data) == {"truncated": True}
     assert read_metadata(encode(corners(), format="png", metadata=huge).data) == huge

@@ -13,7 +13,7 @@ from PIL import Image
 from common.domain.capabilities import Task
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.job import ClaimedJob, DoneStep
-from common.domain.params import EditParams, PassParams
+from common.domain.params import EditParams, MaskParams, PassParams
 from common.domain.settling import Given, settle
 from common.domain.wishes import StepWishes, Wishes
 from tests.tiny_models import card_of, save_sdxl, save_stable_diffusion
@@ -237,3 +237,34 @@ def test_a_batch_of_chains_is_within_one_level_of_single_ones(studio: Studio) ->
         single = replace(params, num_images=1, seed=seed, then=(replace(params.then[0], seed=seed),))
         (alone,) = pictures_of(studio.develop(claimed(single, inputs=inputs), inputs), 1)
         assert largest_difference(picture, alone) <= 1
+
+
+def test_a_resumed_refiner_of_a_later_step_knows_nothing_of_the_first_steps_mask(studio: Studio) -> None:
+    inpainting = studio.settle(STEPS[0], STEPS[1]).passes
+    mask = MaskParams(preserve_unmasked=True)
+    first = replace(inpainting[0], task=Task.INPAINT, mask=mask)
+    polish = replace(inpainting[1], refines=True, seed=5)
+    params = replace(studio.settle(STEPS[0]), task=Task.INPAINT, mask=mask, then=(inpainting[1], polish))
+    assert params.passes[0].task is first.task
+    box = Image.new("RGB", (64, 64))
+    box.paste("white", (8, 8, 40, 40))
+    inputs = {"image": png(gradient()), "mask": png(box)}
+    whole = studio.develop(claimed(params, inputs=inputs), inputs)
+    steps, stored = [], dict(inputs)
+    for number in range(2):
+        data = pack(stored_form([one for one in whole if one.number == number]))
+        stored[step_role(number)] = data
+        steps.append(DoneStep(number, f"steps/{number}", hashlib.sha256(data).hexdigest()))
+    resumed = studio.develop(replace(claimed(params, inputs=inputs), done_steps=tuple(steps)), stored)
+    assert pictures_of(resumed, 2)[0].tobytes() == pictures_of(whole, 2)[0].tobytes()
+
+
+def test_a_step_without_what_this_worker_hands_on_is_run_again(studio: Studio) -> None:
+    params = studio.settle(*STEPS[:2])
+    inputs = {"image": png(gradient())}
+    whole = studio.develop(claimed(params, inputs=inputs), inputs)
+    data = pack(stored_form([one for one in whole if one.number == 0]))
+    done = (DoneStep(0, "steps/0", hashlib.sha256(data).hexdigest()),)
+    job = replace(claimed(params, inputs=inputs), done_steps=done)
+    start = prepare_frames(job, inputs | {step_role(0): data})  # hands pixels on, and there are latents only
+    assert [frame.number for frame in start.frames] == [0]

@@ -13,8 +13,8 @@ from common.domain.catalogue import Catalogue, ModelCard, Source, Task
 from common.domain.job import ClaimedJob
 from tests.making import PARAMS
 from worker.engine.frames import prepare_frames
-from worker.engine.port import Failed, Finished, FrameRef, Left, Prepared
-from worker.engine.stub_engine import StubEngine
+from worker.engine.port import DeviceLost, Emit, Failed, Finished, FrameRef, Left, Prepared
+from worker.engine.stub_engine import StubEngine, picture_of
 from worker.executor import Executor
 from worker.pace import Pace
 from worker.residency import Residency
@@ -80,7 +80,8 @@ def device() -> Iterator[Device]:
     made.may_load.set()
     made.executor.park()
     made.executor.stop()
-    made.thread.join(10)
+    if made.thread.ident is not None:
+        made.thread.join(10)
 
 
 def test_a_job_cancelled_while_its_model_loads_leaves_and_the_next_one_runs(device: Device) -> None:
@@ -152,3 +153,25 @@ def test_a_picture_that_cannot_be_handed_on_fails_its_job_and_nothing_else(
     device.thread.start()
     device.finish()
     assert device.sink.ends() == {"broken": Failed, "fine": Finished}
+
+
+def test_a_lost_device_takes_the_frames_between_two_passes_with_it(device: Device) -> None:
+    """One frame of a deterministic job is ready for its second pass when the other takes the device down."""
+
+    class Dying(StubEngine):
+        def tick(self, emit: Emit) -> None:
+            first, _ = frames
+            emit(Finished(first.ref, picture_of(first), {}))
+            raise DeviceLost("ECC error")
+
+    device._build = lambda card: Dying()  # type: ignore[method-assign]
+    device.executor._residency = Residency(device._build, budget_bytes=1)
+    later = replace(PARAMS, task=Task.IMG2IMG, strength=1.0, refines=False)
+    job = device.add("chain", num_images=2, then=(later,))
+    frames = prepare_frames(job, {}).frames
+    with pytest.raises(DeviceLost) as caught:
+        device.executor.run()
+    failed = [event.ref.index for event in device.sink.events if isinstance(event, Failed)]
+    assert sorted(failed) == [0, 1]
+    assert caught.value.alone
+    assert device.roster.peek_ready() is None
