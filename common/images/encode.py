@@ -45,9 +45,9 @@ def encode(
     """Encode an image of mode RGB.
 
     `quality` (1-100) counts for JPEG and WebP. `metadata` is a JSON object, which the file then carries; None strips
-    everything. A recipe too long for a JPEG loses the prompts of its `steps` and gains `"truncated": true`. The same
-    pixels and options give the same bytes with the same Pillow. Raises ValueError for another mode, a quality outside
-    its range, or metadata that does not fit even so.
+    everything. A recipe too long for a JPEG loses the prompts of its `steps`, then all, and gains `"truncated": true`.
+    The same pixels and options give the same bytes with the same Pillow. Raises ValueError for another mode or a
+    quality outside its range.
     """
     if image.mode != "RGB":
         raise ValueError(f"only RGB images are encoded, not {image.mode}")
