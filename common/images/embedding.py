@@ -6,7 +6,8 @@ The recipe is one JSON object (see `common.domain.recipe`). Where it is:
 - JPEG, WebP: EXIF UserComment (0x9286), behind the 8 bytes that name its character code (EXIF 2.32, section 4.6.5 C):
   `ASCII` if the text is plain ASCII, else `UNICODE` (UTF-16 in the byte order of the block); and Software (0x0131).
 
-A JPEG has 64 KiB for it. A recipe that is longer loses the prompts of its `steps`, then all, and says so: `"truncated": true`.
+A JPEG has 64 KiB for it. A recipe that is longer loses the prompts of its `steps`, then all, and says so with
+`"truncated": true`.
 """
 
 import json
