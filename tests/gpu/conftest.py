@@ -1,89 +1,56 @@
-"""Checks that only a device can answer. Without one every test is skipped with the reason."""
+"""Checks that need a CUDA device: each is skipped with its reason where there is none."""
 
-import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+import warnings
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 
 import pytest
-from PIL import Image
 
-from common.domain.params import EditParams
-from tests.tiny_models import card_of, load, save_kandinsky, save_kandinsky_prior, save_sdxl, save_stable_diffusion
-from tests.unit.worker.frames import frames_of, pictures, run
-from worker.device import Device, pick_device
-from worker.engine.pipeline_engine import PipelineEngine
-from worker.pipelines.registry import pipeline_for
-
-BUILDERS: dict[str, Callable[[Path], Path]] = {
-    "stable_diffusion": save_stable_diffusion,
-    "sdxl": save_sdxl,
-    "kandinsky": save_kandinsky,
-}
+from tests.gpu.studio import Studio, device_of
+from worker.device import Device
+from worker.quiet import quiet_libraries
 
 
-def has_device() -> bool:
-    """Whether torch is installed and sees a CUDA device."""
-    if importlib.util.find_spec("torch") is None:
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what is in this folder. What libraries warn of on a device is shown, but fails nothing."""
+    item.add_marker(pytest.mark.gpu)
+    item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def pytest_runtest_setup() -> None:
+    """Before any fixture of theirs is made."""
+    if not _has_device():
+        pytest.skip("no CUDA device")
+
+
+@cache
+def _has_device() -> bool:
+    if find_spec("torch") is None or find_spec("diffusers") is None:
         return False
     import torch
 
-    return torch.cuda.is_available()
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark what lies here, and skip it where there is no device."""
-    own = [item for item in items if Path(__file__).parent in item.path.parents]
-    away = pytest.mark.skip(reason="no CUDA device on this machine") if own and not has_device() else None
-    for item in own:
-        item.add_marker(pytest.mark.gpu)
-        if away is not None:
-            item.add_marker(away)
-
-
-@dataclass
-class Bench:
-    """Tiny random models on any device, and pictures of jobs on them."""
-
-    root: Path
-
-    def parts(self, family: str, device: Device) -> dict[str, Any]:
-        prior = self._folder("prior", save_kandinsky_prior) if family == "kandinsky" else None
-        return load(self._folder(family, BUILDERS[family]), family, device=device, prior=prior)
-
-    def engine(self, family: str, device: Device, *, max_frames: int = 8) -> PipelineEngine:
-        return PipelineEngine(pipeline_for(family), self.parts(family, device), max_frames=max_frames)
-
-    def develop(self, engine: PipelineEngine, params: EditParams, mask: Image.Image | None = None) -> list[Image.Image]:
-        made = pictures(run(engine, frames_of(params, mask=mask)))
-        return [made["job-1", index] for index in range(params.num_images)]
-
-    def _folder(self, name: str, build: Callable[[Path], Path]) -> Path:
-        folder = self.root / name
-        return folder if folder.is_dir() else build(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that is too old is a warning
+        return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("gpu"))
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """Where the checkpoints of this session are."""
+    quiet_libraries()
+    return Studio(tmp_path_factory.mktemp("checkpoints"))
 
 
-def cuda(dtype: str | None = None) -> Device:
-    """The first device, in its own number format or in the one named."""
+@pytest.fixture
+def device() -> Device:
+    """The device as a worker picks it."""
+    return device_of()
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request: pytest.FixtureRequest, device: Device) -> Device:
+    """The device in each of the two half precisions."""
     import torch
 
-    device = pick_device("cuda")
-    return device if dtype is None else replace(device, dtype=getattr(torch, dtype))
-
-
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of 8 bits; infinite for equal ones."""
-    import numpy
-
-    difference = numpy.asarray(one, dtype=float) - numpy.asarray(other, dtype=float)
-    error = float((difference**2).mean())
-    return float("inf") if error == 0 else float(10 * numpy.log10(255**2 / error))
-
-
-__all__ = ["Bench", "card_of", "cuda", "psnr"]
+    return replace(device, dtype=getattr(torch, request.param))

@@ -1,94 +1,112 @@
-"""The device's memory: running out of it for real, decoding in tiles, offloading to the CPU, and giving it back."""
+"""Real out-of-memory errors, and what a model that leaves gives back."""
 
-from typing import Any
+import pytest
 
 from common.domain.capabilities import Task
-from common.domain.errors import JobFailure
-from tests.gpu.conftest import Bench, cuda, psnr
-from tests.unit.worker.frames import frames_of, img2img, run, txt2img
-from worker.engine.port import Failed, Finished
-from worker.memory import release_memory
+from common.domain.params import EditParams
+from tests.gpu.memory import between, leaving, need_of
+from tests.gpu.studio import Studio, develop, events_of, finished, frames, job, psnr
+from worker.device import Device
+from worker.engine.adapters import AdapterRack
+from worker.engine.diffusers_call import DiffusersCall, Made
+from worker.engine.pipeline_engine import PipelineEngine
+from worker.engine.port import Failed
+from worker.failures import classify
+from worker.pipelines import stable_diffusion
+from worker.residency import Residency
 
-SPARE = 1 << 30
+SLACK_BYTES = 2 << 20
 
 
-def fill(spare_bytes: int) -> Any:
-    """A tensor that leaves so much of the device free."""
+def wide(**changes: int) -> EditParams:
+    return job(
+        Task.TXT2IMG, **{"width": 1024, "height": 1024, "num_inference_steps": 1, "effective_steps": 1} | changes
+    )
+
+
+def run_plainly(call: DiffusersCall, params: EditParams, *, is_saving: bool) -> Made:
+    """The first frame of this job, without an engine that would recover."""
+    if is_saving:
+        with call.saving_memory():
+            return run_plainly(call, params, is_saving=False)
+    made = call.run(frames(params), lambda *_: None)[0]
+    assert isinstance(made, Made)
+    return made
+
+
+def test_a_job_that_fits_only_when_decoded_in_tiles_ends_well(studio: Studio, half: Device) -> None:
+    parts, params = studio.parts("medium", half), wide()
+    call = DiffusersCall(stable_diffusion, parts, AdapterRack())
+    whole, tiled = (run_plainly(call, params, is_saving=is_saving).picture for is_saving in (False, True))
+    room = between(
+        need_of(lambda: run_plainly(call, params, is_saving=True)),
+        need_of(lambda: run_plainly(call, params, is_saving=False)),
+    )
+    engine = PipelineEngine(stable_diffusion, parts, max_frames=8)
+    with leaving(room):
+        (made,) = develop(engine, params)
+    assert whole is not None
+    assert tiled is not None
+    assert psnr(made, tiled) >= 40
+    assert psnr(made, whole) < psnr(made, tiled)
+    assert develop(engine, params)[0].tobytes() == whole.tobytes()
+
+
+def test_images_that_do_not_fit_together_are_made_a_few_at_a_time(studio: Studio, half: Device) -> None:
+    engine = studio.engine("medium", half)
+    one, eight = (wide(width=512, height=512, num_images=count) for count in (1, 8))
+    room = between(need_of(lambda: develop(engine, one)), need_of(lambda: develop(engine, eight)))
+    with leaving(room):
+        made = finished(events_of(engine, eight))
+    assert len(made) == 8
+    assert all(frame.facts["frames"] < 8 for frame in made)
+
+
+def test_a_job_that_can_never_fit_ends_as_out_of_memory_and_the_next_is_normal(studio: Studio, half: Device) -> None:
+    parts, small, large = studio.parts("medium", half), job(Task.TXT2IMG), wide(width=2048, height=2048)
+    call = DiffusersCall(stable_diffusion, parts, AdapterRack())
+    engine = PipelineEngine(stable_diffusion, parts, max_frames=8)
+    (expected,) = develop(engine, small)
+    room = between(need_of(lambda: develop(engine, small)), need_of(lambda: run_plainly(call, large, is_saving=True)))
+    with leaving(room):
+        failed = [event for event in events_of(engine, large) if isinstance(event, Failed)]
+        (made,) = develop(engine, small)
+    assert [classify(event.error).code for event in failed] == ["out_of_memory"]
+    assert psnr(made, expected) >= 40
+
+
+def test_a_model_that_does_not_fit_is_out_of_memory_and_leaves_nothing_behind(studio: Studio, half: Device) -> None:
     import torch
 
-    release_memory()
-    free, _ = torch.cuda.mem_get_info()
-    return torch.empty(free - spare_bytes, dtype=torch.uint8, device="cuda")
-
-
-def test_a_call_that_does_not_fit_is_done_in_parts(bench: Bench) -> None:
-    engine = bench.engine("stable_diffusion", cuda(), max_frames=16)
-    params = txt2img(width=1024, height=1024, num_images=16)
-    ballast = fill(SPARE)
-    events = run(engine, frames_of(params))
-    del ballast
-    assert sum(isinstance(event, Finished) for event in events) == 16
-
-
-def test_what_never_fits_fails_and_the_next_job_is_as_ever(bench: Bench) -> None:
-    engine = bench.engine("stable_diffusion", cuda())
-    (expected,) = bench.develop(engine, img2img(deterministic=True))
-    ballast = fill(SPARE // 16)
-    (failed,) = [
-        event for event in run(engine, frames_of(txt2img(width=2048, height=2048))) if isinstance(event, Failed)
-    ]
-    del ballast
-    release_memory()
-    assert isinstance(failed.error, JobFailure)
-    assert failed.error.code == "out_of_memory"
-    (again,) = bench.develop(engine, img2img(deterministic=True))
-    assert again.tobytes() == expected.tobytes()
-
-
-def test_decoding_in_tiles_is_the_same_picture_within_reason(bench: Bench) -> None:
-    engine = bench.engine("stable_diffusion", cuda())
-    params = txt2img(width=1024, height=1024)
-    (whole,) = bench.develop(engine, params)
-    with engine._loaded().saving_memory():
-        (tiled,) = bench.develop(engine, params)
-    assert psnr(tiled, whole) >= 20
-
-
-def test_a_pipeline_that_is_offloaded_to_the_cpu_makes_the_same_picture(bench: Bench) -> None:
-    """What diffusers offers; a setting of ours comes with the step engine."""
-    import torch
-
-    from worker.pipelines import stable_diffusion
-
-    def made(*, offloads: bool) -> Any:
-        pipeline = stable_diffusion.pipeline(bench.parts("stable_diffusion", cuda()), Task.TXT2IMG, None)
-        if offloads:
-            pipeline.enable_model_cpu_offload()
-        generator = torch.Generator("cpu").manual_seed(1)
-        return pipeline("a circle", num_inference_steps=4, width=64, height=64, generator=generator).images[0]
-
-    assert psnr(made(offloads=True), made(offloads=False)) >= 40
-
-
-def test_a_compiled_unet_makes_the_same_picture(bench: Bench) -> None:
-    import torch
-
-    engine = bench.engine("stable_diffusion", cuda())
-    (plain,) = bench.develop(engine, img2img())
-    parts: Any = engine._loaded().parts
-    parts["unet"].forward = torch.compile(parts["unet"].forward)
-    (compiled,) = bench.develop(engine, img2img())
-    assert psnr(compiled, plain) >= 40
-
-
-def test_a_closed_engine_gives_the_devices_memory_back(bench: Bench) -> None:
-    import torch
-
-    release_memory()
+    residency = Residency(studio.builder(half), budget_bytes=1 << 40)
+    small, large = studio.card("stable_diffusion"), studio.card("wide")
+    develop(residency.engine_for(small), job(Task.TXT2IMG))
     before = torch.cuda.memory_allocated()
-    engine = bench.engine("sdxl", cuda())
-    assert torch.cuda.memory_allocated() > before
-    engine.close()
-    del engine
-    release_memory()
-    assert torch.cuda.memory_allocated() <= before
+    with leaving(64 << 20):
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            residency.engine_for(large)
+        code = classify(caught.value).code
+        caught.value.with_traceback(None).__context__ = None
+    assert code == "out_of_memory"
+    assert torch.cuda.memory_allocated() <= before + SLACK_BYTES
+    assert residency.resident() == (small.id,)
+    develop(residency.engine_for(large), job(Task.TXT2IMG))
+
+
+def test_an_evicted_model_gives_its_memory_back_to_the_device(studio: Studio, half: Device) -> None:
+    import torch
+
+    residency = Residency(studio.builder(half), budget_bytes=1)
+    cards = [studio.card("wide"), studio.card("wide_too")]
+    develop(residency.engine_for(cards[0]), job(Task.TXT2IMG))
+    residency.clear()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    for number in range(6):
+        engine = residency.engine_for(cards[number % 2])
+        develop(engine, job(Task.TXT2IMG))
+        model_bytes = engine.weight_bytes()
+        del engine
+        assert model_bytes <= torch.cuda.memory_allocated() - allocated <= 1.1 * model_bytes
+    residency.clear()
+    assert torch.cuda.memory_allocated() <= allocated + SLACK_BYTES
+    assert torch.cuda.memory_reserved() <= reserved + SLACK_BYTES

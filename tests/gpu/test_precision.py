@@ -1,70 +1,42 @@
-"""Half precision on the device against float32 on the CPU, and that the same request is the same picture."""
+"""Every family on the device against float32 on the CPU, from the same seeds."""
 
-import hashlib
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
 
 from common.domain.capabilities import Task
-from common.domain.params import EditParams, MaskParams
-from tests.gpu.conftest import Bench, cuda, psnr
-from tests.unit.worker.frames import img2img, txt2img
-from worker.device import pick_device
+from tests.gpu.studio import RUNS, Studio, develop, job, psnr
+from worker.device import Device
 
-ROOT = Path(__file__).parents[2]
-INPAINT = img2img(task=Task.INPAINT, mask=MaskParams())
+IDS = [f"{family}-{task}" for family, task in RUNS]
 
 
-def box() -> Image.Image:
-    mask = Image.new("RGB", (64, 64))
-    ImageDraw.Draw(mask).rectangle((16, 16, 48, 48), fill="white")
-    return mask
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize(
-    ("family", "params"),
-    [
-        ("stable_diffusion", txt2img()),
-        ("stable_diffusion", img2img()),
-        ("stable_diffusion", INPAINT),
-        ("sdxl", txt2img()),
-        ("sdxl", img2img()),
-        ("kandinsky", img2img()),
-    ],
-)
-def test_half_precision_is_the_picture_of_float32_within_35_db(
-    bench: Bench, family: str, params: EditParams, dtype: str
+@pytest.mark.parametrize(("family", "task"), RUNS, ids=IDS)
+def test_half_precision_makes_the_pictures_of_float32_on_the_cpu(
+    studio: Studio, half: Device, family: str, task: Task
 ) -> None:
-    mask = box() if params.task is Task.INPAINT else None
-    (expected,) = bench.develop(bench.engine(family, pick_device("cpu")), params, mask)
-    (made,) = bench.develop(bench.engine(family, cuda(dtype)), params, mask)
-    assert psnr(made, expected) >= 35
+    params = job(task, num_images=2)
+    made = develop(studio.engine(family, half), params)
+    for picture, expected in zip(made, studio.on_cpu(family, params), strict=True):
+        assert psnr(picture, expected) >= 35
 
 
-def test_images_of_one_call_are_single_images_within_40_db(bench: Bench) -> None:
-    engine = bench.engine("stable_diffusion", cuda())
-    params = img2img(num_images=4)
-    for index, picture in enumerate(bench.develop(engine, params)):
-        (alone,) = bench.develop(engine, replace(params, num_images=1, seed=params.seed_of(index)))
-        assert psnr(picture, alone) >= 40
+@pytest.mark.parametrize(("family", "task"), RUNS, ids=IDS)
+def test_float32_on_the_device_makes_the_pictures_of_the_cpu(
+    studio: Studio, device: Device, family: str, task: Task
+) -> None:
+    """Not to the byte: convolutions of the device round their inputs to TensorFloat-32."""
+    import torch
+
+    params = job(task, num_images=2)
+    made = develop(studio.engine(family, replace(device, dtype=torch.float32)), params)
+    for picture, expected in zip(made, studio.on_cpu(family, params), strict=True):
+        assert psnr(picture, expected) >= 45
 
 
-def digest(bench: Bench) -> str:
-    (picture,) = bench.develop(bench.engine("stable_diffusion", cuda()), img2img(deterministic=True))
-    return hashlib.sha256(picture.tobytes()).hexdigest()
+def test_a_card_with_bfloat16_units_takes_bfloat16_and_any_other_float16(device: Device) -> None:
+    import torch
 
-
-def test_a_deterministic_job_is_the_same_twice_and_in_two_processes(bench: Bench) -> None:
-    command = (
-        "from pathlib import Path; from tests.gpu.conftest import Bench; from tests.gpu.test_precision import digest;"
-        f"print(digest(Bench(Path({str(bench.root)!r}))))"
-    )
-    here = {digest(bench), digest(bench)}
-    ran: Any = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, check=True, text=True)
-    assert here == {ran.stdout.splitlines()[-1]}
+    is_new = torch.cuda.get_device_capability(device.torch_device) >= (8, 0)
+    assert device.dtype == (torch.bfloat16 if is_new else torch.float16)
+    assert device.is_half
