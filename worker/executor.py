@@ -22,6 +22,7 @@ from worker.engine.port import (
     Previewed,
     Stepped,
 )
+from worker.failures import is_device_lost
 from worker.pace import Pace
 from worker.residency import Residency
 from worker.roster import Roster
@@ -149,6 +150,13 @@ class Executor:
         self._watchdog.expect_a_load()
         try:
             self._residency.engine_for(card)
+        except Exception as error:
+            if not is_device_lost(error):
+                raise
+            lost = DeviceLost(str(error))
+            for begun in self._roster.take_begun():  # what has not joined is released by who ends the process
+                self._sink.put(Failed(begun.ref, lost))
+            raise lost from error
         finally:
             self._watchdog.rest()
         load_ms = round((time.monotonic() - began) * 1000)

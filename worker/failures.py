@@ -51,6 +51,8 @@ def _says(words: tuple[str, ...]) -> Callable[[BaseException], bool]:
 
 
 _MEMORY_WORDS = (
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",

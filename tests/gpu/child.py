@@ -1,10 +1,13 @@
 """What has to run in a process of its own: `python -m tests.gpu.child picture|fault <checkpoints> <family>`."""
 
 import hashlib
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from common.domain.capabilities import Task
 from tests.gpu.studio import Studio, develop, device_of, events_of, job
@@ -38,6 +41,7 @@ def _fault(studio: Studio, family: str) -> str:
 
 if __name__ == "__main__":
     quiet_libraries()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     answers = {"picture": _digest, "fault": _fault}
     print(answers[sys.argv[1]](Studio(Path(sys.argv[2])), sys.argv[3]), flush=True)
     os._exit(0)  # after a fault, torch's own farewell would abort

@@ -1,11 +1,14 @@
 """Checks that need a CUDA device: each is skipped with its reason where there is none."""
 
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 
 import pytest
+import structlog
 
 from tests.gpu.studio import Studio, device_of
 from worker.device import Device
@@ -33,6 +36,14 @@ def _has_device() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a driver that is too old is a warning
         return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def _no_tracebacks() -> Iterator[None]:
+    """To show one would be to print its tensors, which takes memory that a test may just have run out of."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

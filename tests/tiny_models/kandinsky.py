@@ -14,6 +14,7 @@ def save_kandinsky_prior(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     tokens = parts.tokenizer()
     prior = PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=parts.TEXT_WIDTH, num_layers=1)
+    prior.clip_std.data.fill_(1.0)  # new ones have 0, and with it every embedding
     made: Any = KandinskyV22PriorPipeline(
         prior=prior,
         image_encoder=_image_encoder(),

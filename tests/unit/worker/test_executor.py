@@ -175,3 +175,15 @@ def test_a_lost_device_takes_the_frames_between_two_passes_with_it(device: Devic
     assert sorted(failed) == [0, 1]
     assert caught.value.alone
     assert device.roster.peek_ready() is None
+
+
+def test_a_device_that_is_lost_while_a_model_loads_ends_the_process_and_blames_no_job(device: Device) -> None:
+    def build(card: ModelCard) -> StubEngine:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    device.executor._residency = Residency(build, budget_bytes=1)
+    device.add("a")
+    with pytest.raises(DeviceLost):
+        device.executor.run()
+    assert device.sink.events == []
+    assert device.roster.take_unjoined() == [FrameRef("a", 1, 0)]
