@@ -78,9 +78,33 @@ class Settings(BaseSettings):
     model_memory_bytes: int = Field(
         0, ge=0, description="What loaded models may take together, in bytes; 0: 60 % of the device's memory."
     )
-    batch_frames: int = Field(
-        8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together."
+    engine: Literal["auto", "pipeline", "step"] = Field(
+        "auto",
+        description="`step`: unlike jobs share forward passes, job by job in and out; `pipeline`: plain diffusers calls; "
+        "`auto`: `step` for the families that it can do.",
     )
+    max_rows: int = Field(
+        32, ge=2, le=256, description="Most rows of one forward pass; an image has two, without guidance one."
+    )
+    row_memory_bytes: int = Field(
+        0, ge=0, description="What the rows of one forward pass may take, in bytes; 0: 30 % of the device's memory."
+    )
+    batch_frames: int = Field(
+        8, ge=1, le=64, description="Images of like jobs that one diffusers call may take together (`pipeline`)."
+    )
+    compile: Literal["off", "regional"] = Field(
+        "off", description="`regional`: compile the repeated blocks of UNets, behind the scenes, per number of rows."
+    )
+    channels_last: bool = Field(
+        False, description="Whether UNets and VAEs keep channels last in memory, which is faster on many GPUs."
+    )
+    fuse_qkv: bool = Field(False, description="Whether attention computes its three projections as one; no adapters then.")
+    offload: Literal["off", "model"] = Field(
+        "off",
+        description="`model`: parts of a model wait in main memory until they are needed, for small GPUs (`pipeline`).",
+    )
+    store_threads: int = Field(8, ge=1, le=64, description="Results that a worker encodes and stores at once.")
+    prepare_threads: int = Field(4, ge=1, le=64, description="Jobs that a worker fetches and prepares at once.")
     stub_step_seconds: float = Field(0, ge=0, description="A step of the `stub` device, which tests of the queue use.")
     torch_threads: int = Field(
         0, ge=0, description="CPU threads of torch in a worker; 0: half of the cores, at least one."

@@ -23,7 +23,9 @@ _LAYOUT = "layout"
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """The output of one pass, one entry per image of the job; at least one of the two is there."""
+    """The output of one pass, one entry per image of the job; at least one of the two is there. Latents may still lie
+    on the device.
+    """
 
     pictures: tuple[Image.Image, ...] | None = None
     latents: "tuple[torch.Tensor, ...] | None" = None
@@ -37,7 +39,7 @@ def pack(handover: Handover) -> bytes:
     import torch
     from safetensors.torch import save as save_tensors
 
-    rows = handover.latents
+    rows = [row.cpu() for row in handover.latents]
     layout = "contiguous" if rows[0].is_contiguous() else "channels_last"
     tensors = {"latents": torch.stack(rows).contiguous()}
     return save_tensors(

@@ -81,6 +81,7 @@ class ClaimedJob:
     params: EditParams
     inputs: dict[str, InputRef]
     done_steps: tuple[DoneStep, ...] = ()
+    lane: Lane = Lane.NORMAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,16 @@ class AdapterRack:
         self._find = find
         self._held: tuple[AdapterUse, ...] = ()
 
+    def holds(self, wanted: tuple[AdapterUse, ...]) -> bool:
+        """Whether exactly these hang now."""
+        return wanted == self._held
+
     def hold(self, pipeline: Any, wanted: tuple[AdapterUse, ...]) -> None:
         """Hang exactly these on the parts of `pipeline`.
 
         Raises `JobFailure` (`model_unavailable`) when one cannot be loaded; then none hangs.
         """
-        if wanted == self._held:
+        if self.holds(wanted):
             return
         if self._held:
             pipeline.unload_lora_weights()

@@ -10,8 +10,9 @@ import structlog
 from common.domain.batching import step_key
 from common.domain.errors import JobFailure
 from worker.engine.adapters import AdapterRack
+from worker.engine.decoding import Decoder, Outcome
 from worker.engine.departures import Departures
-from worker.engine.diffusers_call import DiffusersCall, Outcome
+from worker.engine.diffusers_call import DiffusersCall, scaled
 from worker.engine.frames import strangers
 from worker.engine.port import (
     Admission,
@@ -42,7 +43,8 @@ class PipelineEngine:
     """Runs frames of one loaded model, up to `max_frames` in one call; implements `worker.engine.port.Engine`."""
 
     def __init__(self, family: Family, parts: Parts, *, max_frames: int, adapters: AdapterRack | None = None) -> None:
-        self._call: DiffusersCall | None = DiffusersCall(family, parts, adapters or AdapterRack())
+        self._call: DiffusersCall | None = DiffusersCall(family, parts)
+        self._adapters = adapters or AdapterRack()
         self._previewer = Previewer(family.LATENT_RGB)
         self._max_frames = max_frames
         self._limits: dict[str, int] = {}
@@ -124,10 +126,12 @@ class PipelineEngine:
 
     def _attempt(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> list[Outcome] | Exception:
         """The outcomes, or the error: logged, and without its traceback, which would keep the call's tensors alive."""
-        call = self._loaded()
+        call, decoder = self._loaded(), Decoder(self._loaded().family, self._loaded().parts)
         try:
-            with call.saving_memory() if is_saving else nullcontext():
-                return call.run(frames, self._on_step(frames, emit))
+            with decoder.saving_memory() if is_saving else nullcontext():
+                call.hang(self._adapters, frames[0].params)
+                latents = call.denoise(frames, self._on_step(frames, emit))
+                return decoder.outcomes(frames, latents.split(1))
         except _AllLeft as error:
             return error
         except Exception as error:  # the edge of one call; what becomes of its frames is decided in `_recover`
@@ -187,16 +191,11 @@ class _Stepper:
 
     def __call__(self, done: int, total: int, latents: "torch.Tensor") -> None:
         for frame in self._frames:
-            self._emit(Stepped(frame.ref, _scaled(done, total, frame.steps), frame.steps))
+            self._emit(Stepped(frame.ref, scaled(done, total, frame.steps), frame.steps))
         for preview in self._previewer.look(self._frames, latents):
             self._emit(preview)
         if done < total and self._departures.are_all(self._frames):
             raise _AllLeft
-
-
-def _scaled(done: int, total: int, steps: int) -> int:
-    """Some schedulers call the model more often than they are asked to step (PNDM once, Heun twice per step)."""
-    return -(-done * steps // total)
 
 
 def _calls(frames: Sequence[Prepared]) -> list[Sequence[Prepared]]:

@@ -1,0 +1,101 @@
+"""How many rows may share a forward pass: what memory allows, and what the measured time of a pass makes sensible."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+_SMOOTHING = 0.2
+_KNEE = 0.95
+_LEAST_SAMPLES = 3
+_RAISE_AFTER = 200
+
+
+@dataclass(slots=True)
+class TickTimes:
+    """Seconds of a forward pass by its rows, learned as it runs: T(rows) = a + b x rows."""
+
+    _seconds: dict[int, float] = field(default_factory=dict)
+    _counts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A pass over `rows` rows took so long."""
+        known = self._seconds.get(rows)
+        self._seconds[rows] = seconds if known is None else known + _SMOOTHING * (seconds - known)
+        self._counts[rows] += 1
+
+    def line(self) -> tuple[float, float] | None:
+        """(a, b) by least squares over what was seen often enough; None before two different numbers of rows were."""
+        points = [(rows, self._seconds[rows]) for rows, count in self._counts.items() if count >= _LEAST_SAMPLES]
+        if len(points) < 2:
+            return None
+        mean_rows = sum(rows for rows, _ in points) / len(points)
+        mean_seconds = sum(seconds for _, seconds in points) / len(points)
+        spread = sum((rows - mean_rows) ** 2 for rows, _ in points)
+        slope = sum((rows - mean_rows) * (seconds - mean_seconds) for rows, seconds in points) / spread
+        return mean_seconds - slope * mean_rows, slope
+
+    def seconds(self, rows: int) -> float | None:
+        """The expected time of a pass over so many rows; None while nothing like it was seen."""
+        if rows in self._seconds:
+            return self._seconds[rows]
+        if (line := self.line()) is not None:
+            return max(0.0, line[0] + line[1] * rows)
+        if not self._seconds:
+            return None
+        return self._seconds[min(self._seconds, key=lambda known: abs(known - rows))]
+
+    def knee(self, most: int) -> int:
+        """The fewest rows that give 95 % of the rows per second that `most` rows give.
+
+        From R / (a + b R) >= 0.95 most / (a + b most), solved for R. More rows would only make each step slower.
+        """
+        line = self.line()
+        if line is None or line[1] <= 0 or line[0] <= 0:
+            return most
+        a, b = line
+        return min(most, max(2, -int(-_KNEE * most * a / (a + (1 - _KNEE) * b * most))))
+
+
+class RowBudget:
+    """The most rows of one pass, per size of picture (`key`): never less than a lone frame needs.
+
+    `most_rows` bounds all; `room_bytes` bounds what the rows of a pass may take, as far as that has been measured.
+    """
+
+    def __init__(self, most_rows: int, room_bytes: int | None = None) -> None:
+        self.most_rows = most_rows
+        self._room_bytes = room_bytes
+        self._row_bytes: dict[str, float] = {}
+        self._lowered: dict[str, int] = {}
+        self._streaks: dict[str, int] = defaultdict(int)
+        self._times: dict[str, TickTimes] = defaultdict(TickTimes)
+
+    def limit(self, key: str) -> int:
+        """The most rows that one pass takes now: what fits, and no more than pays."""
+        return min(self.fitting(key), self._times[key].knee(self.most_rows))
+
+    def fitting(self, key: str) -> int:
+        """The most rows that fit the memory, as far as is known."""
+        most = min(self.most_rows, self._lowered.get(key, self.most_rows))
+        if self._room_bytes is not None and self._row_bytes.get(key):
+            most = min(most, int(self._room_bytes / self._row_bytes[key]))
+        return max(1, most)
+
+    def seconds(self, key: str, rows: int) -> float | None:
+        """The expected time of a pass."""
+        return self._times[key].seconds(rows)
+
+    def note(self, key: str, rows: int, seconds: float, used_bytes: int | None) -> None:
+        """A pass went well. After 200 in a row at a lowered limit, the limit rises by two."""
+        self._times[key].learn(rows, seconds)
+        if used_bytes:
+            self._row_bytes[key] = max(self._row_bytes.get(key, 0.0), used_bytes / rows)
+        if key in self._lowered and rows >= self._lowered[key] - 1:
+            self._streaks[key] += 1
+            if self._streaks[key] >= _RAISE_AFTER:
+                self._lowered[key] = min(self.most_rows, self._lowered[key] + 2)
+                self._streaks[key] = 0
+
+    def lower(self, key: str, rows: int) -> None:
+        """A pass over more than `rows` did not fit."""
+        self._lowered[key] = max(1, rows)
+        self._streaks[key] = 0
