@@ -80,8 +80,8 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "pipeline", "step"] = Field(
         "auto",
-        description="`step`: unlike jobs share forward passes, job by job in and out; `pipeline`: plain diffusers calls; "
-        "`auto`: `step` for the families that it can do.",
+        description="`step`: unlike jobs share forward passes and come and go between them; `pipeline`: plain "
+        "diffusers calls; `auto`: `step` for the families that it can do.",
     )
     max_rows: int = Field(
         32, ge=2, le=256, description="Most rows of one forward pass; an image has two, without guidance one."
@@ -98,7 +98,9 @@ class Settings(BaseSettings):
     channels_last: bool = Field(
         False, description="Whether UNets and VAEs keep channels last in memory, which is faster on many GPUs."
     )
-    fuse_qkv: bool = Field(False, description="Whether attention computes its three projections as one; no adapters then.")
+    fuse_qkv: bool = Field(
+        False, description="Whether attention computes its three projections as one; no adapters then."
+    )
     offload: Literal["off", "model"] = Field(
         "off",
         description="`model`: parts of a model wait in main memory until they are needed, for small GPUs (`pipeline`).",

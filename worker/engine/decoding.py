@@ -5,11 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from PIL.Image import Image
 
 from common.domain.errors import JobFailure
 from worker.engine.pictures import finite_rows, is_black, to_pictures
-from worker.engine.port import Prepared
+from worker.engine.port import DeviceLost, Prepared
+from worker.failures import is_device_lost, is_out_of_memory
+from worker.memory import release_memory
 from worker.pipelines.family import Family, Parts
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 # Eight pictures of 512 x 512, two of 1024 x 1024: more at once is no faster and takes memory from the rows.
 CHUNK_PIXELS = 8 * 512 * 512
+NO_MEMORY = "the device has too little memory for this size, also for one image alone"
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,44 @@ class Decoder:
                 pixels[number] = row
         return [self._outcome(*one) for one in zip(frames, latents, pixels, strict=True)]
 
+    def outcomes_or_errors(
+        self, frames: Sequence[Prepared], latents: Sequence["torch.Tensor"]
+    ) -> list[Outcome | Exception]:
+        """As `outcomes`; what fails is decoded again by halves, and what does not fit even alone, saving memory.
+
+        The exception that remains stands in its frame's place. Raises `DeviceLost`.
+        """
+        try:
+            return list(self.outcomes(frames, latents))
+        except Exception as error:  # the edge of one decoding; who fails for it is found below
+            _log.warning("engine.decoding_failed", frames=len(frames), exc_info=error)
+            failure = error.with_traceback(None)
+        if is_device_lost(failure):
+            raise DeviceLost(str(failure)) from failure
+        if is_out_of_memory(failure):
+            release_memory()
+            if len(frames) == 1:
+                return [self._outcome_saving_memory(frames, latents)]
+        if len(frames) == 1:
+            return [failure]
+        half = (len(frames) + 1) // 2
+        return [
+            *self.outcomes_or_errors(frames[:half], latents[:half]),
+            *self.outcomes_or_errors(frames[half:], latents[half:]),
+        ]
+
+    def _outcome_saving_memory(
+        self, frames: Sequence[Prepared], latents: Sequence["torch.Tensor"]
+    ) -> Outcome | Exception:
+        try:
+            with self.saving_memory():
+                return self.outcomes(frames, latents)[0]
+        except Exception as error:  # the edge of one frame
+            if not is_out_of_memory(error):
+                return error
+        release_memory()
+        return JobFailure(NO_MEMORY, code="out_of_memory")
+
     @contextmanager
     def saving_memory(self) -> Iterator[None]:
         """Decode in slices and tiles within: less memory, slightly other pixels where tiles meet."""
@@ -67,10 +111,9 @@ class Decoder:
     def _decode(self, latents: Sequence["torch.Tensor"]) -> tuple["torch.Tensor", ...]:
         import torch
 
+        rows = latents[0] if len(latents) == 1 else torch.cat(list(latents))
         with torch.no_grad():
-            return self.family.decode(self.parts, latents[0] if len(latents) == 1 else torch.cat(list(latents))).split(
-                1
-            )
+            return torch.split(self.family.decode(self.parts, rows), 1)
 
     def _outcome(self, frame: Prepared, latents: "torch.Tensor", pixels: "torch.Tensor | None") -> Outcome:
         handed = latents[0] if frame.hands_on == "latents" else None

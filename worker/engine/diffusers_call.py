@@ -9,6 +9,7 @@ from common.domain.params import PassParams
 from worker.engine.adapters import AdapterRack
 from worker.engine.port import Prepared
 from worker.pipelines.family import Family, Parts
+from worker.pipelines.schedulers import keep_on_host
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +19,14 @@ OnStep = Callable[[int, int, "torch.Tensor"], None]
 
 @dataclass(frozen=True, slots=True)
 class DiffusersCall:
-    """How frames run on a loaded model. Holds no state of a run: every call makes its own pipeline object."""
+    """How frames run on a loaded model. Holds no state of a run: every call makes its own pipeline object.
+
+    `has_host_timesteps`: the scheduler's numbers stay in main memory, so that no step waits for the device to read one.
+    """
 
     family: Family
     parts: Parts
+    has_host_timesteps: bool = False
 
     def denoise(self, frames: Sequence[Prepared], on_step: OnStep) -> "torch.Tensor":
         """The latents that the call leaves, (frames, 4, height / 8, width / 8).
@@ -33,6 +38,8 @@ class DiffusersCall:
 
         params = frames[0].params
         pipeline = self.family.pipeline(self.parts, params.task, params.scheduler)
+        if self.has_host_timesteps:
+            keep_on_host(pipeline.scheduler)
         has_run = False
 
         def on_step_end(caller: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +21,10 @@ def to_pictures(pixels: "torch.Tensor") -> list[Image]:
     All but the copy happens on the device, so that the device thread does not compute on the CPU.
     """
     import torch
-    from PIL import Image as images
 
     shares = (pixels * 0.5 + 0.5).clamp(0, 1).float()
     levels = (shares * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-    return [images.fromarray(one) for one in levels.numpy()]
+    return [fromarray(one) for one in levels.numpy()]
 
 
 def is_black(picture: Image) -> bool:

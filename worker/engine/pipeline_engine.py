@@ -126,12 +126,14 @@ class PipelineEngine:
 
     def _attempt(self, frames: Sequence[Prepared], emit: Emit, *, is_saving: bool) -> list[Outcome] | Exception:
         """The outcomes, or the error: logged, and without its traceback, which would keep the call's tensors alive."""
+        import torch
+
         call, decoder = self._loaded(), Decoder(self._loaded().family, self._loaded().parts)
         try:
             with decoder.saving_memory() if is_saving else nullcontext():
                 call.hang(self._adapters, frames[0].params)
                 latents = call.denoise(frames, self._on_step(frames, emit))
-                return decoder.outcomes(frames, latents.split(1))
+                return decoder.outcomes(frames, torch.split(latents, 1))
         except _AllLeft as error:
             return error
         except Exception as error:  # the edge of one call; what becomes of its frames is decided in `_recover`

@@ -6,6 +6,7 @@ mixed by arithmetic, so that a NaN stays in its own.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,16 +75,16 @@ def shares(answer: Any, counts: Sequence[int]) -> list[Any]:
     """The answer of one call for all, taken apart: tensors by rows, whatever holds them kept."""
     if len(counts) == 1:
         return [answer]
-    pieces = [leaf.split(list(counts)) if isinstance(leaf, Tensor) else [leaf] * len(counts) for leaf in _leaves(answer)]
+    pieces = [
+        torch.split(leaf, list(counts)) if isinstance(leaf, Tensor) else [leaf] * len(counts)
+        for leaf in _leaves(answer)
+    ]
     return [_share(answer, [piece[number] for piece in pieces]) for number in range(len(counts))]
 
 
 def row_by_row(call: Call) -> list[Call]:
     """The call as calls of one row each, for a device with too little memory for more."""
-    return [
-        call_of(call.model, *_rebuilt((call.args, call.kwargs), lambda leaf, row=row: _row(leaf, row)))
-        for row in range(call.rows)
-    ]
+    return [call_of(call.model, *_rebuilt((call.args, call.kwargs), partial(_row, row))) for row in range(call.rows)]
 
 
 def joined(answers: Sequence[Any]) -> Any:
@@ -97,7 +98,7 @@ def _share(answer: Any, leaves: Iterable[Any]) -> Any:
     return _rebuilt(answer, lambda _: next(rest))
 
 
-def _row(leaf: Any, row: int) -> Any:
+def _row(row: int, leaf: Any) -> Any:
     return leaf[row : row + 1] if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
 

@@ -10,6 +10,7 @@ from common.domain.batching import step_key
 from common.domain.fairness import LANE_WEIGHT
 from worker.engine.coroutines import Coroutine
 from worker.engine.port import FrameRef, Prepared
+from worker.engine.rows import Call
 
 NAME = "step"
 
@@ -40,10 +41,21 @@ class Running:
         return step_key(self.frame.params)
 
     @property
+    def is_through(self) -> bool:
+        """Whether its denoising is done."""
+        return self.coroutine.waits_for is None
+
+    @property
+    def call(self) -> Call:
+        """What it waits for. Raises RuntimeError once it is through."""
+        if self.coroutine.waits_for is None:
+            raise RuntimeError("the frame waits for nothing")
+        return self.coroutine.waits_for
+
+    @property
     def rows(self) -> int:
         """The rows that it brings into a pass."""
-        call = self.coroutine.waits_for
-        return rows_of(self.frame) if call is None else call.rows
+        return rows_of(self.frame) if self.is_through else self.call.rows
 
     @property
     def is_alone(self) -> bool:

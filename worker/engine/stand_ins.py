@@ -1,4 +1,4 @@
-"""Stand-ins for the shared models: to a diffusers call they look like the model, and suspend it when they are called."""
+"""Stand-ins for the shared models: to a diffusers call they look like the model, and suspend it when called."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping

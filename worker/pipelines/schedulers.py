@@ -1,6 +1,7 @@
 """Schedulers by the names that requests use."""
 
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 _CLASSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -40,3 +41,17 @@ def fresh_scheduler(own: Any, name: str | None, *, without: Sequence[str] = ()) 
     for setting in without:
         config.pop(setting, None)
     return getattr(diffusers, kind).from_config(config, **extra)
+
+
+def keep_on_host(scheduler: Any) -> None:
+    """Timesteps stay on the CPU whatever device is asked for: on the device, reading one waits for all that runs there.
+
+    The values are the same; every scheduler takes timesteps of the host beside pictures of a device.
+    """
+    own = scheduler.set_timesteps
+
+    @wraps(own)
+    def set_timesteps(*args: Any, device: Any = None, **kwargs: Any) -> None:
+        own(*args, device="cpu", **kwargs)
+
+    scheduler.set_timesteps = set_timesteps
