@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
@@ -10,19 +11,19 @@ import structlog
 from common.db import claims
 from common.db.engine import Database
 from common.domain.errors import DarkroomError, JobFailure, Unavailable
+from common.domain.fairness import Lane
 from common.domain.job import ClaimedJob, InputRef
 from common.domain.retry import TryAgain
 from common.settings import Settings
 from common.storage.port import ObjectMissing, ObjectStore
 from worker.engine.frames import Start, step_role
 from worker.engine.port import Finished, Left
-from worker.pace import Pace
 from worker.roster import Roster
 
 Prepare = Callable[[ClaimedJob, dict[str, bytes]], Start]
 OnFailure = Callable[[ClaimedJob, Exception], None]
 
-AHEAD_SECONDS = 1.5
+_URGENT = 2
 
 _log = structlog.get_logger()
 
@@ -39,10 +40,12 @@ class Claimer:
         database: Database,
         store: ObjectStore,
         roster: Roster,
-        pace: Pace,
+        wanted: Callable[[], int],
+        may_park: Callable[[], bool],
         prepare: Prepare,
         on_failure: OnFailure,
         emit: Callable[[Finished | Left], None],
+        company: claims.Company = "call",
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id
@@ -50,10 +53,14 @@ class Claimer:
         self._database = database
         self._store = store
         self._roster = roster
-        self._pace = pace
+        self._wanted = wanted
+        self._may_park = may_park
         self._prepare = prepare
         self._on_failure = on_failure
         self._emit = emit
+        self._company = company
+        self._preparing = ThreadPoolExecutor(settings.prepare_threads, "prepare")
+        self._is_dry = False
         self.bell = threading.Event()
         self._stop = threading.Event()
 
@@ -62,6 +69,7 @@ class Claimer:
         while not self._stop.is_set():
             if not self._run_once_safely():
                 self._wait()
+        self._preparing.shutdown(wait=False, cancel_futures=True)
 
     def _run_once_safely(self) -> int:
         try:
@@ -74,17 +82,24 @@ class Claimer:
 
     def run_once(self) -> int:
         """One claim, if there is room. Returns how many jobs it brought."""
-        if self._stop.is_set() or not self._has_room():
+        if self._stop.is_set() or self._roster.has_solo():
             return 0
-        jobs = self._claim()
-        ours = [job for job in jobs if self._hold(job)]
-        for job in ours:
-            self._take(job)
+        room = self._wanted()
+        if room <= 0 and not self._may_park():
+            return 0
+        jobs = self._claim(room) if room > 0 else self._claim(_URGENT, lane=Lane.HIGH)
+        self._is_dry = not jobs
+        self._take([job for job in jobs if self._hold(job)])
         return len(jobs)
 
     def wake(self) -> None:
         """Look for work now."""
         self.bell.set()
+
+    def wake_unless_dry(self) -> None:
+        """The device has room: look for work now, unless the last look found none and no bell has rung since."""
+        if not self._is_dry:
+            self.bell.set()
 
     def stop(self) -> None:
         """Claim nothing more. Rings no bell: in a signal handler the main thread may be inside one."""
@@ -94,13 +109,7 @@ class Claimer:
         self.bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
         self.bell.clear()
 
-    def _has_room(self) -> bool:
-        if self._roster.ready_count() or self._roster.has_solo():
-            return False
-        left = self._pace.seconds_left()
-        return left is not None and left <= AHEAD_SECONDS
-
-    def _claim(self) -> list[ClaimedJob]:
+    def _claim(self, limit: int, *, lane: Lane | None = None) -> list[ClaimedJob]:
         alone = self._roster.is_empty()
         with self._database.write() as connection:
             return claims.claim(
@@ -108,23 +117,34 @@ class Claimer:
                 worker_id=self._worker_id,
                 device=self._device,
                 pool=self._settings.pool,
-                limit=self._settings.batch_frames,
+                limit=limit,
                 lease_seconds=self._settings.lease_seconds,
                 alone=alone,
+                company=self._company,
+                lane=lane,
             )
 
-    def _take(self, job: ClaimedJob) -> None:
-        """Make one held job ready. During a drain it is left as it is: the drain releases what has not joined."""
+    def _take(self, jobs: list[ClaimedJob]) -> None:
+        """Make held jobs ready, in their order; several are fetched and prepared at once.
+
+        During a drain they are left as they are: the drain releases what has not joined.
+        """
+        for job, start in zip(jobs, self._preparing.map(self._prepared, jobs), strict=True):
+            if isinstance(start, Exception):
+                self._on_failure(job, start)
+            elif start is not None:
+                self._begin(start)
+
+    def _prepared(self, job: ClaimedJob) -> Start | Exception | None:
+        """What the job starts with, or why it cannot: the sink classifies that. None during a drain."""
         if self._stop.is_set():
-            return
+            return None
         with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
             _log.info("job.claimed", tries=job.tries, model=job.params.model)
             try:
-                start = self._prepare(job, self._inputs_of(job))
-            except Exception as error:  # the edge of one job's preparation; the sink classifies it
-                self._on_failure(job, error)
-            else:
-                self._begin(start)
+                return self._prepare(job, self._inputs_of(job))
+            except Exception as error:  # the edge of one job's preparation
+                return error
 
     def _hold(self, job: ClaimedJob) -> bool:
         """Enter a claimed job at once, so that its lease is renewed while others before it are loaded."""

@@ -2,14 +2,16 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
-from worker.engine.frames import complete, next_frame
+from common.domain.fairness import Lane
+from worker.engine.building import Capacity
+from worker.engine.frames import next_frame
 from worker.engine.port import (
     DeviceLost,
     Engine,
@@ -27,21 +29,28 @@ from worker.pace import Pace
 from worker.residency import Residency
 from worker.roster import Roster
 from worker.sink import Joined, Sink
+from worker.storing import Developed
+from worker.turns import TurnTaker
+from worker.usage import Usage
 from worker.watchdog import Watchdog
 
+AHEAD_SECONDS = 1.5
+# Each costs a text and a picture to encode, and the frames that run wait for it.
+JOINS_PER_TICK = 4
 _IDLE_SECONDS = 0.5
 
 _log = structlog.get_logger()
 
 
 class Executor:
-    """Runs one engine at a time over the frames of the roster."""
+    """Runs the engines of all models that have frames, tick by tick in turn, over the frames of the roster."""
 
     def __init__(
         self,
         *,
         catalogue: Catalogue,
         residency: Residency,
+        capacity: Capacity,
         roster: Roster,
         pace: Pace,
         sink: Sink,
@@ -50,27 +59,33 @@ class Executor:
     ) -> None:
         self._catalogue = catalogue
         self._residency = residency
+        self._capacity = capacity
         self._roster = roster
         self._pace = pace
         self._sink = sink
         self._watchdog = watchdog
         self._wake_claimer = wake_claimer
-        self._joined: list[Prepared] = []
+        self._joined: dict[FrameRef, Prepared] = {}
         self._new: list[FrameRef] = []
-        self._done: dict[FrameRef, int] = {}
-        self._engine: Engine | None = None
+        self._busy: dict[str, Engine] = {}
+        self._turns = TurnTaker()
+        self.usage = Usage(time.monotonic)
         self._stop = threading.Event()
         self._park = threading.Event()
 
     def run(self) -> None:
         """Tick until stopped and empty. Raises `DeviceLost` when only a new process helps."""
-        while not (self._stop.is_set() and not self._joined and self._roster.peek_ready() is None):
-            if self._admit():
-                self._tick()
-                self._wake_claimer()
-            else:
-                self._roster.work.wait(_IDLE_SECONDS)
-                self._roster.work.clear()
+        try:
+            while not (self._stop.is_set() and not self._joined and not self._roster.has_frames()):
+                if self._joined or self._roster.ready_count():
+                    with self.usage.working():
+                        self._work()
+                else:
+                    self._roster.work.wait(_IDLE_SECONDS)
+                    self._roster.work.clear()
+        except DeviceLost as error:
+            self._lose(error)
+            raise
 
     def stop(self) -> None:
         """End when what has joined is done."""
@@ -80,44 +95,73 @@ class Executor:
     def park(self) -> None:
         """What runs leaves at the next step. Any thread."""
         self._park.set()
-        if engine := self._engine:
+        for engine in tuple(self._busy.values()):
             engine.park()
 
     def cancel(self, job_id: str) -> None:
         """The job's frames leave at the next step. Any thread."""
-        if engine := self._engine:
+        for engine in tuple(self._busy.values()):
             engine.cancel(job_id)
 
-    def _admit(self) -> int:
-        """Join ready frames as long as the engine takes them. Returns how many frames are in."""
-        while (frame := self._roster.peek_ready()) is not None:
+    def wanted(self) -> int:
+        """How many more frames could start within the next second or so. Any thread."""
+        running = self._pace.running()
+        free = self._capacity.frames - running if self._capacity.has_late_join or not running else 0
+        return free + self._pace.leaving_within(AHEAD_SECONDS) - self._roster.ready_count()
+
+    def may_park(self) -> bool:
+        """Whether an urgent job would find frames to park. Any thread."""
+        lanes = [frame.job.lane for frame in tuple(self._joined.values())]
+        return self._capacity.has_late_join and bool(lanes) and Lane.HIGH not in lanes
+
+    def _work(self) -> None:
+        self._admit()
+        if self._joined:
+            self._tick()
+
+    def _admit(self) -> None:
+        """Join ready frames as long as their engines take them, the urgent first, a few at a time."""
+        refused: set[str] = set()
+        room = JOINS_PER_TICK if self._joined else self._capacity.frames
+        for frame in sorted(self._roster.ready(), key=lambda one: one.job.lane is not Lane.HIGH):
             if self._is_unwanted(frame.ref):
                 if self._roster.take_ready(frame):
                     self._sink.put(Left(frame.ref, parked=self._park.is_set()))
-            elif not self._join(frame):
-                break
+            elif room and frame.params.model not in refused:
+                if self._must_wait_for_memory(frame):
+                    break  # nobody behind it may keep the models busy that have to go
+                is_in = self._join(frame)
+                room -= is_in
+                refused |= set() if is_in else {frame.params.model}
         if self._new:
             self._sink.put(Joined(tuple(self._new)))
             self._new.clear()
-        return len(self._joined)
 
     def _is_unwanted(self, ref: FrameRef) -> bool:
         held = self._roster.get(ref)
         return held is None or held.is_unwanted or self._park.is_set()
 
+    def _must_wait_for_memory(self, frame: Prepared) -> bool:
+        """Whether the frame's model fits only when a model that is at work is done: a switch drains first."""
+        card = self._catalogue.get(frame.params.model)
+        return card is not None and not self._residency.has_room_for(card, self._busy)
+
     def _join(self, frame: Prepared) -> bool:
-        """Whether to look at the next frame: this one joined, failed, or went away meanwhile."""
+        """Whether to look at the next frame of this model: this one joined, failed, or went away meanwhile."""
         try:
             engine = self._engine_of(frame)
-            if engine is None or not engine.offer(frame).ok:
+            if not engine.offer(frame).ok:
                 return False
             if not self._roster.take_ready(frame):
                 return True
             self._roster.begin_to_join(frame)
-            self._joined.append(frame)
+            self._joined[frame.ref] = frame
+            self._busy[frame.params.model] = engine
             if frame.ref not in self._new:
                 self._new.append(frame.ref)
+            self._watchdog.expect_a_step()
             engine.join(frame)
+            self._pace.join(frame.ref, self._steps_left(frame, 0))
             if self._is_unwanted(frame.ref):  # a wish that came between the look and the join
                 engine.cancel(frame.ref.job_id)
         except DeviceLost:
@@ -127,36 +171,29 @@ class Executor:
         return True
 
     def _drop(self, frame: Prepared, error: Exception) -> None:
-        if frame in self._joined:
-            self._joined.remove(frame)
+        if frame.ref in self._joined:
+            self._leave(frame)
         elif not self._roster.take_ready(frame):
             return
         self._sink.put(Failed(frame.ref, error))
 
-    def _engine_of(self, frame: Prepared) -> Engine | None:
-        """The engine of the frame's model; None while another model's frames are in."""
+    def _engine_of(self, frame: Prepared) -> Engine:
         card = self._catalogue.get(frame.params.model)
         if card is None:
             raise JobFailure("the model left the catalogue", code="model_unavailable")
-        if self._joined and self._joined[0].params.model != card.id:
-            return None
         if card.id not in self._residency.resident():
             self._load(card, frame)
-        self._engine = self._residency.engine_for(card)
-        return self._engine
+        return self._residency.engine_for(card, self._busy)
 
     def _load(self, card: ModelCard, frame: Prepared) -> None:
         began = time.monotonic()
         self._watchdog.expect_a_load()
         try:
-            self._residency.engine_for(card)
+            self._residency.engine_for(card, self._busy)
         except Exception as error:
             if not is_device_lost(error):
                 raise
-            lost = DeviceLost(str(error))
-            for begun in self._roster.take_begun():  # what has not joined is released by who ends the process
-                self._sink.put(Failed(begun.ref, lost))
-            raise lost from error
+            raise DeviceLost(str(error)) from error
         finally:
             self._watchdog.rest()
         load_ms = round((time.monotonic() - began) * 1000)
@@ -165,53 +202,66 @@ class Executor:
             held.facts["load_ms"] = load_ms
 
     def _tick(self) -> None:
-        engine, frames = self._engine, self._joined
-        if engine is None:
-            return
-        self._pace.observe(self._remaining())
+        """One tick of the model whose turn it is."""
+        counts = Counter(frame.params.model for frame in self._joined.values())
+        model = self._turns.next(counts)
         self._watchdog.expect_a_step()
+        began = time.monotonic()
         try:
-            engine.tick(self._emit)
-        except DeviceLost as error:
-            frames = [*frames, *self._roster.take_begun()]
-            error.alone = len({frame.ref.job_id for frame in frames}) == 1
-            for frame in frames:
-                self._sink.put(Failed(frame.ref, error))
-            raise
+            self._busy[model].tick(self._take)
         finally:
             self._watchdog.rest()
+        self._turns.charge(model, time.monotonic() - began, counts[model])
 
-    def _emit(self, event: Event) -> None:
+    def _lose(self, error: DeviceLost) -> None:
+        """The device is gone, and with it every frame that has begun; the others are released by who ends us."""
+        begun = [*self._joined, *self._roster.take_begun()]
+        error.alone = bool(self._joined) and len({ref.job_id for ref in begun}) == 1
+        for ref in begun:
+            self._sink.put(Failed(ref, error))
+
+    def _take(self, event: Event) -> None:
+        """What an engine reports."""
         if isinstance(event, Previewed):
             self._roster.preview(event.ref, event.picture)
             return
-        frame = next((frame for frame in self._joined if frame.ref == event.ref), None)
+        frame = self._joined.get(event.ref)
         if frame is None:
             return
         if isinstance(event, Stepped):
             self._watchdog.expect_a_step()
-            self._done[event.ref] = event.step
             self._roster.step(event.ref, frame.steps_before + event.step)
-        else:
-            self._joined.remove(frame)
-            self._done.pop(event.ref, None)
-            self._release(frame, event)
-        self._pace.observe(self._remaining())
+            self._pace.step(event.ref, self._steps_left(frame, event.step))
+            return
+        self._leave(frame)
+        self._release(frame, event)
+        self._wake_claimer()
+
+    def _leave(self, frame: Prepared) -> None:
+        del self._joined[frame.ref]
+        self._pace.leave(frame.ref)
+        if all(other.params.model != frame.params.model for other in self._joined.values()):
+            self._busy.pop(frame.params.model, None)
 
     def _release(self, frame: Prepared, event: Finished | Failed | Left) -> None:
-        """Hand the end of a pass to the sink, and a frame that has another pass before it back to the queue's head."""
-        try:
-            if isinstance(event, Finished) and event.pixels is not None:
-                event = replace(event, pixels=complete(frame, event.pixels))
-            if isinstance(event, Finished) and frame.number < len(frame.job.params.then):
-                self._roster.make_next_ready(next_frame(frame, event))
-        except Exception as error:  # the edge of one frame: it fails, its neighbours and the process go on
-            event = Failed(frame.ref, error)
-        self._sink.put(event)
+        """Hand the end of a pass to the sink. What goes on with latents may join its next pass at once; pictures are
+        made ready for it behind the device's back.
+        """
+        if not isinstance(event, Finished):
+            self._sink.put(event)
+            return
+        if frame.number < len(frame.job.params.then):
+            self._roster.expect_next(frame.ref)
+            if frame.hands_on == "latents":
+                try:
+                    self._roster.make_next_ready(next_frame(frame, event))
+                except Exception as error:  # the edge of one frame: it fails, its neighbours and the process go on
+                    self._roster.forget_next(frame.ref)
+                    self._sink.put(Failed(frame.ref, error))
+                    return
+        with self.usage.waiting():
+            self._sink.put(Developed(frame, event))
 
-    def _remaining(self) -> int:
-        """Steps until the last frame is done with all its passes, at least one while any is in."""
-        return max((max(1, self._steps_left(frame)) for frame in self._joined), default=0)
-
-    def _steps_left(self, frame: Prepared) -> int:
-        return frame.job.params.total_steps - frame.steps_before - self._done.get(frame.ref, 0)
+    def _steps_left(self, frame: Prepared, step: int) -> int:
+        """Steps until the frame is done with all its passes, at least one."""
+        return max(1, frame.job.params.total_steps - frame.steps_before - step)

@@ -54,8 +54,7 @@ def _build(settings: Settings) -> Runtime:
         device=device,
         catalogue=catalogue,
         shelf=Shelf(settings.models_dir, settings.hf_token.get_secret_value() if settings.hf_token else None),
-        max_frames=settings.batch_frames,
-        stub_step_seconds=settings.stub_step_seconds,
+        settings=settings,
     )
     return Runtime(
         settings,

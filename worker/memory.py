@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from worker.device import Device
 
 _SHARE = 0.6
+_ROW_SHARE = 0.3
 
 
 def release_memory() -> None:
@@ -40,6 +41,15 @@ def room_for_models(device: "Device") -> int:
     if device.kind == "cuda":
         return int(torch.cuda.mem_get_info(device.torch_device)[1] * _SHARE)
     return int(available_bytes() * _SHARE)
+
+
+def room_for_rows(device: "Device") -> int | None:
+    """Bytes that the rows of one forward pass may take: 30 % of the device's memory; None where it is not measured."""
+    import torch
+
+    if device.kind != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device.torch_device)[1] * _ROW_SHARE)
 
 
 def available_bytes() -> int:

@@ -1,7 +1,7 @@
 """Which models are loaded: the least recently used make room for the next."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -27,18 +27,25 @@ class Residency:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._sizes: dict[str, int] = {}
 
-    def engine_for(self, card: ModelCard) -> Engine:
-        """The loaded engine of this model, loading it, and evicting others first, when needed.
+    def has_room_for(self, card: ModelCard, busy: Collection[str]) -> bool:
+        """Whether this model is loaded or can be without evicting one of `busy`. Without any of those, always."""
+        if card.id in self._engines or not busy:
+            return True
+        return self._used(list(busy)) + self._expected(card.id) <= self._budget_bytes
+
+    def engine_for(self, card: ModelCard, busy: Collection[str] = ()) -> Engine:
+        """The loaded engine of this model, loading it, and evicting others first, when needed, but none of `busy`.
 
         Raises `JobFailure` (`model_unavailable`) when it cannot be loaded; what was resident before it is then gone
         if room had to be made.
         """
+        for model_id in busy:
+            self._engines.move_to_end(model_id)
         if card.id not in self._engines:
-            self._make_room(self._expected(card.id))
+            self._make_room(self._expected(card.id), keep=len(busy))
             self._engines[card.id] = self._build(card)
             self._sizes[card.id] = self._engines[card.id].weight_bytes()
-            self._engines.move_to_end(card.id)
-            self._make_room(0)
+            self._make_room(0, keep=len(busy) + 1)
         self._engines.move_to_end(card.id)
         return self._engines[card.id]
 
@@ -55,12 +62,11 @@ class Residency:
             return self._sizes[model_id]
         return max(self._sizes.values(), default=0)
 
-    def _make_room(self, wanted_bytes: int) -> None:
-        """Evict the oldest until `wanted_bytes` more fit; with nothing more wanted, the newest stays in any case."""
+    def _make_room(self, wanted_bytes: int, *, keep: int) -> None:
+        """Evict the oldest until `wanted_bytes` more fit; the newest `keep` stay in any case."""
         engines = list(self._engines)
-        least = 0 if wanted_bytes else 1
         evicted = 0
-        while len(engines) - evicted > least and self._used(engines[evicted:]) + wanted_bytes > self._budget_bytes:
+        while len(engines) - evicted > keep and self._used(engines[evicted:]) + wanted_bytes > self._budget_bytes:
             evicted += 1
         self._evict(evicted)
 

@@ -29,6 +29,7 @@ class HeldJob:
     steps: int = 0
     stage: str = "preparing"
     failure: Exception | None = None
+    is_prepared: bool = False
     is_parked: bool = False
     is_cancel_wished: bool = False
     is_late: bool = False
@@ -50,6 +51,7 @@ class Roster:
         self._lock = threading.Lock()
         self._jobs: dict[tuple[str, int], HeldJob] = {}
         self._ready: deque[Prepared] = deque()
+        self._coming: set[FrameRef] = set()
         self.work = threading.Event()
 
     def add(self, job: ClaimedJob) -> bool:
@@ -92,6 +94,7 @@ class Roster:
             if held is None or held.is_unwanted:
                 return False
             held.open_frames = {frame.ref.index for frame in frames}
+            held.is_prepared = True
             held.steps = held.job.params.total_steps * len(frames)
             held.steps_done = {frame.ref.index: frame.steps_before for frame in frames}
             held.original = frames[0].original
@@ -99,27 +102,49 @@ class Roster:
         self.work.set()
         return True
 
-    def make_next_ready(self, frame: Prepared) -> None:
-        """A frame that has run one pass may join the next, before all others, in the order of its job's images."""
+    def expect_next(self, ref: FrameRef) -> None:
+        """The frame has run one pass and is being made ready for the next."""
         with self._lock:
+            self._coming.add(ref)
+
+    def make_next_ready(self, frame: Prepared) -> None:
+        """An expected frame may join its next pass, before all others, in the order of its job's images."""
+        with self._lock:
+            if frame.ref not in self._coming:
+                return
+            self._coming.discard(frame.ref)
             place = 0
             while place < len(self._ready) and self._ready[place].ref.job_id == frame.ref.job_id:
                 place += 1
             self._ready.insert(place, frame)
         self.work.set()
 
-    def peek_ready(self) -> Prepared | None:
-        """The next frame that may join."""
+    def forget_next(self, ref: FrameRef) -> bool:
+        """A frame that was expected will not come. False if it was not expected, or is ready already."""
         with self._lock:
-            return self._ready[0] if self._ready else None
+            was_coming = ref in self._coming
+            self._coming.discard(ref)
+        self.work.set()
+        return was_coming
+
+    def ready(self) -> list[Prepared]:
+        """The frames that may join, in order."""
+        with self._lock:
+            return list(self._ready)
 
     def take_ready(self, frame: Prepared) -> bool:
-        """Take this frame if it is still the next one; a cancel may have been faster."""
+        """Take this frame if it may still join; a cancel may have been faster."""
         with self._lock:
-            if not self._ready or self._ready[0] is not frame:
-                return False
-            self._ready.popleft()
-            return True
+            for place, other in enumerate(self._ready):
+                if other is frame:
+                    del self._ready[place]
+                    return True
+            return False
+
+    def has_frames(self) -> bool:
+        """True while a frame may join, now or when it is ready for its next pass."""
+        with self._lock:
+            return bool(self._ready or self._coming)
 
     def ready_count(self) -> int:
         """Frames that wait for the device."""
@@ -140,11 +165,12 @@ class Roster:
                 for index in sorted(held.open_frames) or [0]
             ]
 
-    def take_begun(self) -> list[Prepared]:
+    def take_begun(self) -> list[FrameRef]:
         """Take away the frames that wait between two passes, on a device that is lost with all its jobs."""
         with self._lock:
-            begun = [frame for frame in self._ready if self._has_begun(frame)]
+            begun = [*(frame.ref for frame in self._ready if self._has_begun(frame)), *self._coming]
             self._ready = deque(frame for frame in self._ready if not self._has_begun(frame))
+            self._coming.clear()
             return begun
 
     def _has_begun(self, frame: Prepared) -> bool:

@@ -27,6 +27,7 @@ from worker.residency import Residency
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
 from worker.sink import Sink
+from worker.usage import Usage
 from worker.watchdog import Watchdog
 
 _JOIN_SECONDS = 10.0
@@ -66,6 +67,7 @@ class Runtime:
             roster=self._roster,
             device=device,
             cancel=lambda job_id: self._executor.cancel(job_id),
+            threads=settings.store_threads,
         )
         self._claimer = Claimer(
             settings=settings,
@@ -74,19 +76,22 @@ class Runtime:
             database=self._database,
             store=self._store,
             roster=self._roster,
-            pace=self._pace,
+            wanted=lambda: self._executor.wanted(),
+            may_park=lambda: self._executor.may_park(),
             prepare=lambda job, inputs: prepare_frames(job, inputs, build_engine.may_hand_latents),
             on_failure=self._sink.fail_unprepared,
             emit=self._sink.put,
+            company="step" if build_engine.capacity.has_late_join else "call",
         )
         self._executor = Executor(
             catalogue=catalogue,
             residency=self._residency,
+            capacity=build_engine.capacity,
             roster=self._roster,
             pace=self._pace,
             sink=self._sink,
             watchdog=self._watchdog,
-            wake_claimer=self._claimer.wake,
+            wake_claimer=self._claimer.wake_unless_dry,
         )
         self._heartbeat = Heartbeat(
             settings=settings,
@@ -108,6 +113,11 @@ class Runtime:
         }
         self._draining = threading.Event()
         self.drained = threading.Event()
+
+    @property
+    def usage(self) -> Usage:
+        """How busy the device thread is."""
+        return self._executor.usage
 
     def start(self) -> None:
         """Register and begin to work. Raises `Unavailable` when the database is away."""
@@ -139,7 +149,9 @@ class Runtime:
         ends_at = began + self._settings.drain_seconds
         self._finish_within(ends_at)
         self._close(ends_at)
-        _log.info("worker.drained", seconds=round(time.monotonic() - began, 1))
+        busy, whole = self.usage.seconds()
+        share = {"busy_share": round(busy / whole, 3)} if whole else {}
+        _log.info("worker.drained", seconds=round(time.monotonic() - began, 1), **share)
         self.drained.set()
 
     def _finish_within(self, ends_at: float) -> None:

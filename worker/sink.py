@@ -3,13 +3,13 @@
 import queue
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import TypeVar
 
 import structlog
-from PIL.Image import Image
 from sqlalchemy import Connection
 
 from common.clock import utc_now
@@ -20,9 +20,9 @@ from common.domain.job import ClaimedJob
 from common.domain.retry import GiveUp, TryAgain, after_failure, after_loss
 from worker.engine.port import DeviceLost, Failed, Finished, FrameRef, Left
 from worker.failures import classify
-from worker.handover import Handover
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
+from worker.storing import Developed, Stored, Storer
 
 Answer = TypeVar("Answer")
 
@@ -39,43 +39,63 @@ class Joined:
     refs: tuple[FrameRef, ...]
 
 
-SinkEvent = Joined | Finished | Failed | Left
+SinkEvent = Joined | Stored | Failed | Left
 
 
 class Sink:
-    """One thread that writes down what happened, in the order in which it happened.
+    """One thread that writes down what happened, in the order in which it happened; pictures are stored beside it.
 
     A database that is away is waited for: the device goes on, and the fence decides in the end.
     """
 
     def __init__(
-        self, *, database: Database, results: ResultWriter, roster: Roster, device: str, cancel: Callable[[str], None]
+        self,
+        *,
+        database: Database,
+        results: ResultWriter,
+        roster: Roster,
+        device: str,
+        cancel: Callable[[str], None],
+        threads: int = 8,
     ) -> None:
         self._database = database
-        self._results = results
         self._roster = roster
         self._device = device
         self._cancel = cancel
         self._events: queue.SimpleQueue[SinkEvent | None] = queue.SimpleQueue()
-        self._room = threading.BoundedSemaphore(_DEPTH)
+        self._storer = Storer(results=results, roster=roster, threads=threads, done=self._events.put)
+        self._room = threading.BoundedSemaphore(threads + _DEPTH)
+        self._pending: Counter[tuple[str, int]] = Counter()
+        self._lock = threading.Lock()
         self._abandon = threading.Event()
 
-    def put(self, event: SinkEvent) -> None:
+    def put(self, event: Joined | Developed | Finished | Failed | Left) -> None:
         """Hand over one event. A picture waits while the sink is far behind; nothing else ever does."""
-        if isinstance(event, Finished):
+        if isinstance(event, (Developed, Finished)):
             self._room.acquire()
-        self._events.put(event)
+            with self._lock:
+                self._pending[event.ref.job_id, event.ref.fence] += 1
+            self._storer.put(event)
+        else:
+            self._events.put(event)
 
     def run(self) -> None:
-        """Work off events until closed."""
-        while (event := self._events.get()) is not None:
-            if isinstance(event, Finished):
+        """Work off events until closed and all pictures are stored."""
+        is_closed = False
+        while not is_closed or self._pending:
+            event = self._events.get()
+            if event is None:
+                is_closed = True
+                continue
+            if isinstance(event, Stored):
                 self._room.release()
+                self._count(event.ref)
             if isinstance(event, Joined):
                 self._join(event.refs)
             elif held := self._roster.get(event.ref):
                 with structlog.contextvars.bound_contextvars(job_id=held.job.id, fence=held.job.fence):
                     self._handle(held, event)
+        self._storer.close()
 
     def close(self) -> None:
         """Let `run` end after what has been put."""
@@ -89,20 +109,28 @@ class Sink:
         """A job that never became ready: all its frames fail at once. Any thread."""
         self.put(Failed(FrameRef(job.id, job.fence, 0), error))
 
-    def _handle(self, held: HeldJob, event: Finished | Failed | Left) -> None:
+    def _count(self, ref: FrameRef) -> None:
+        with self._lock:
+            key = (ref.job_id, ref.fence)
+            self._pending[key] -= 1
+            if not self._pending[key]:
+                del self._pending[key]
+
+    def _handle(self, held: HeldJob, event: Stored | Failed | Left) -> None:
         match event:
-            case Finished() if not held.is_unwanted:
+            case Stored(error=None) if not held.is_unwanted:
                 self._keep(held, event)
-                if event.number < len(held.job.params.then):
-                    return  # its next pass is on the way
-            case Failed():
-                self._note_failure(held, event.error)
+            case Stored(error=Exception() as error) | Failed(error=error):
+                self._note_failure(held, error)
             case Left(parked=True):
                 held.is_parked = True
             case _:
                 pass
-        held.open_frames.discard(event.ref.index)
-        if not held.open_frames:
+        goes_on = isinstance(event, Stored) and event.goes_on
+        if not goes_on:
+            held.open_frames.discard(event.ref.index)
+        is_out = not held.open_frames and (held.is_prepared or not goes_on)
+        if is_out and (held.job.id, held.job.fence) not in self._pending:
             self._conclude_safely(held)
 
     def _conclude_safely(self, held: HeldJob) -> None:
@@ -132,53 +160,28 @@ class Sink:
         jobs = [held.job for held in new]
         return {job.id for job in jobs if claims.join(connection, job.id, job.fence, self._device)}
 
-    def _keep(self, held: HeldJob, event: Finished) -> None:
-        params = held.job.params
-        self._note_facts(held, event)
-        try:
-            if event.number in params.kept_passes and event.pixels is not None:
-                self._store_result(held, event, event.pixels)
-            if event.number < len(params.then):
-                self._hand_on(held, event)
-        except Exception as error:  # the edge of one frame's storing
-            self._note_failure(held, error)
-
-    def _store_result(self, held: HeldJob, event: Finished, picture: Image) -> None:
-        params, index = held.job.params, event.ref.index
-        if event.number == len(params.then):
-            held.stage = "storing"
-        image, facts = self._results.write(held.job, event.number, index, picture)
-        held.results[image.index] = image
-        held.facts.update(facts)
-        if params.output.grid:
-            held.pictures[image.index] = picture
-            if len(held.pictures) == params.result_count:
-                pictures = [held.pictures[number] for number in sorted(held.pictures)]
-                held.grid = self._results.write_grid(held.job, held.original, pictures)
-
-    def _hand_on(self, held: HeldJob, event: Finished) -> None:
-        """When all images of a pass are there, commit what it handed on, so that it need not run again.
+    def _keep(self, held: HeldJob, event: Stored) -> None:
+        """Note what was stored; commit what a pass handed on, so that it need not run again.
 
         The next pass is under way meanwhile; a crash before this commit costs the pass, not the outcome.
         """
-        if event.is_stored:
+        self._note_facts(held, event)
+        if event.image is not None:
+            held.results[event.image.index] = event.image
+        if event.grid is not None:
+            held.grid = event.grid
+        if event.step is None:
             return
-        rows = held.handovers.setdefault(event.number, {})
-        rows[event.ref.index] = event
-        if len(rows) < held.job.params.num_images:
-            return
-        made = [rows[index] for index in sorted(rows)]
-        del held.handovers[event.number]
-        step, size = self._results.write_step(held.job, event.number, _handover_of(made))
+        step, size = event.step
         if self._insist(lambda connection: chains.record_step(connection, held.job, step, size)) is False:
             held.is_lost = True
             self._cancel(held.job.id)
 
-    def _note_facts(self, held: HeldJob, event: Finished) -> None:
-        facts = dict(event.facts)
+    def _note_facts(self, held: HeldJob, event: Stored) -> None:
+        facts = {**event.made.facts, **event.facts}
         held.warnings += [one for one in facts.pop("warnings", ()) if one not in held.warnings]
         if "run_ms" in facts:
-            held.run_ms[event.number] = facts["run_ms"]
+            held.run_ms[event.made.number] = facts["run_ms"]
             facts["run_ms"] = sum(held.run_ms.values())
         held.facts.update(facts)
 
@@ -260,10 +263,3 @@ class Sink:
                 if self._abandon.wait(pause):
                     break
         return None
-
-
-def _handover_of(made: list[Finished]) -> Handover:
-    """What a pass made of all images, as far as somebody wants it: latents handed on, pictures handed on or kept."""
-    pictures = tuple(one.pixels for one in made if one.pixels is not None)
-    latents = tuple(one.latents for one in made if one.latents is not None)
-    return Handover(pictures or None, latents or None)

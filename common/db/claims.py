@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
@@ -19,10 +19,13 @@ from common.db.tables import (
     workers,
 )
 from common.db.types import after_now, now
+from common.domain.fairness import Lane
 from common.domain.job import ClaimedJob, DoneStep, InputRef, StoredImage
 from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED, JobState, Outcome
 from common.domain.params import EditParams
 from common.domain.retry import TryAgain
+
+Company = Literal["call", "step"]
 
 _UNREADABLE_SECONDS = 30.0
 
@@ -46,14 +49,19 @@ def claim(
     limit: int,
     lease_seconds: float,
     alone: bool,
+    company: Company = "call",
+    lane: Lane | None = None,
 ) -> list[ClaimedJob]:
-    """The first claimable job in order and up to `limit - 1` others that may share its call, in one statement.
+    """The first claimable job in order and up to `limit - 1` others of its company, in one statement.
+
+    `company`: who may come along, jobs that share its diffusers call or, more widely, its forward passes. `lane`:
+    only jobs of this lane.
 
     `alone`: the worker holds nothing. A job that must run by itself comes without company, and to nobody else: a worker
     that holds something gets nothing while such a job is first, so that it empties and can take it. A job that this
     release cannot read goes back for a while; its deadline ends it.
     """
-    chosen = _chosen(pool, limit, alone=alone)
+    chosen = _chosen(pool, limit, alone=alone, company=company, lane=lane)
     values = {
         "worker_id": worker_id,
         "lease_until": after_now(lease_seconds),
@@ -195,7 +203,7 @@ def _held(row: Row[Any]) -> Held:
     return Held(row.id, row.fence, row.cancel_requested_at is not None, is_late)
 
 
-def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
+def _chosen(pool: str, limit: int, *, alone: bool, company: Company, lane: Lane | None) -> Any:
     paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
     claimable = (
         (jobs.c.state == JobState.QUEUED)
@@ -204,6 +212,8 @@ def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
         & (jobs.c.deadline_at > now())
         & jobs.c.cancel_requested_at.is_(None)
     )
+    if lane is not None:
+        claimable &= jobs.c.lane == lane
     order = (jobs.c.vtime, jobs.c.id)
     head = (
         select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)
@@ -213,21 +223,21 @@ def _chosen(pool: str, limit: int, *, alone: bool) -> Any:
         .with_for_update(skip_locked=True)
         .cte("head")
     )
-    alike = (
-        (jobs.c.step_key == select(head.c.step_key).where(~head.c.solo).scalar_subquery())
-        & (jobs.c.call_key == select(head.c.call_key).scalar_subquery())
-        & (jobs.c.id != select(head.c.id).scalar_subquery())
+    alike = (jobs.c.step_key == select(head.c.step_key).where(~head.c.solo).scalar_subquery()) & (
+        jobs.c.id != select(head.c.id).scalar_subquery()
     )
-    company = (
+    if company == "call":
+        alike &= jobs.c.call_key == select(head.c.call_key).scalar_subquery()
+    others = (
         select(jobs.c.id)
         .where(claimable, ~jobs.c.solo, alike)
         .order_by(*order)
         .limit(limit - 1)
         .with_for_update(skip_locked=True)
-        .cte("company")
+        .cte("others")
     )
     may_take_head = select(head.c.id) if alone else select(head.c.id).where(~head.c.solo)
-    return may_take_head.union_all(select(company.c.id))
+    return may_take_head.union_all(select(others.c.id))
 
 
 def _claimed_rows(connection: Connection, job_ids: list[str]) -> list[Row[Any]]:
@@ -269,6 +279,7 @@ def _claimed(row: Row[Any], done_steps: tuple[DoneStep, ...]) -> ClaimedJob:
         params=EditParams.from_dict(row.params),
         inputs={role: InputRef.from_dict(members) for role, members in row.inputs.items()},
         done_steps=done_steps,
+        lane=Lane(row.lane),
     )
 
 

@@ -23,7 +23,7 @@ class Capability:
     `size_step`: sides are multiples of it, in pixels. `takes_latents`: tasks that can start from the latents of a step
     before instead of pixels. `without_strength`: tasks that always start from noise. `refined_by`: the family that can
     take over its unfinished latents. `long_prompts`: text beyond the encoder's window is encoded in chunks; without, it
-    is cut and a warning says where.
+    is cut and a warning says where. `is_continuous`: the step engine runs it, where unlike jobs share forward passes.
     """
 
     tasks: frozenset[Task]
@@ -34,6 +34,7 @@ class Capability:
     without_strength: frozenset[Task] = frozenset({Task.TXT2IMG})
     refined_by: str | None = None
     long_prompts: bool = True
+    is_continuous: bool = False
 
 
 ALL_TASKS = frozenset(Task)
@@ -60,17 +61,33 @@ MOST_STEPS: Mapping[str, int] = {"lcm": 50}
 _FROM_LATENTS = frozenset({Task.IMG2IMG})
 
 FAMILIES: Mapping[str, Capability] = {
-    "stable_diffusion": Capability(ALL_TASKS, SCHEDULERS, has_adapters=True, takes_latents=_FROM_LATENTS),
-    "stable_diffusion_inpaint": Capability(INPAINT_ONLY, SCHEDULERS, has_adapters=True),
-    "sdxl": Capability(
-        ALL_TASKS, SCHEDULERS, has_adapters=True, takes_latents=_FROM_LATENTS, refined_by="sdxl_refiner"
+    "stable_diffusion": Capability(
+        ALL_TASKS, SCHEDULERS, has_adapters=True, takes_latents=_FROM_LATENTS, is_continuous=True
     ),
-    "sdxl_inpaint": Capability(INPAINT_ONLY, SCHEDULERS, has_adapters=True, refined_by="sdxl_refiner"),
+    "stable_diffusion_inpaint": Capability(INPAINT_ONLY, SCHEDULERS, has_adapters=True, is_continuous=True),
+    "sdxl": Capability(
+        ALL_TASKS,
+        SCHEDULERS,
+        has_adapters=True,
+        takes_latents=_FROM_LATENTS,
+        refined_by="sdxl_refiner",
+        is_continuous=True,
+    ),
+    "sdxl_inpaint": Capability(
+        INPAINT_ONLY, SCHEDULERS, has_adapters=True, refined_by="sdxl_refiner", is_continuous=True
+    ),
     "sdxl_refiner": Capability(
-        frozenset({Task.IMG2IMG, Task.INPAINT}), SCHEDULERS, takes_latents=_FROM_LATENTS | INPAINT_ONLY
+        frozenset({Task.IMG2IMG, Task.INPAINT}),
+        SCHEDULERS,
+        takes_latents=_FROM_LATENTS | INPAINT_ONLY,
+        is_continuous=True,
     ),
     "kandinsky": Capability(
-        frozenset({Task.TXT2IMG, Task.IMG2IMG}), _KANDINSKY_SCHEDULERS, size_step=64, long_prompts=False
+        frozenset({Task.TXT2IMG, Task.IMG2IMG}),
+        _KANDINSKY_SCHEDULERS,
+        size_step=64,
+        long_prompts=False,
+        is_continuous=True,
     ),
     "kandinsky_inpaint": Capability(
         INPAINT_ONLY,
@@ -78,7 +95,8 @@ FAMILIES: Mapping[str, Capability] = {
         size_step=64,
         without_strength=INPAINT_ONLY,
         long_prompts=False,
+        is_continuous=True,
     ),
     # Timed steps for tests of the queue; it pretends to everything.
-    "stub": Capability(ALL_TASKS, SCHEDULERS, has_adapters=True, refined_by="stub"),
+    "stub": Capability(ALL_TASKS, SCHEDULERS, has_adapters=True, refined_by="stub", is_continuous=True),
 }

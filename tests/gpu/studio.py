@@ -11,6 +11,7 @@ from PIL.Image import Image
 from common.domain.capabilities import FAMILIES, Task
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.params import EditParams, MaskParams
+from common.settings import Settings
 from tests.gpu.checkpoints import BUILDERS
 from tests.tiny_models import card_of
 from tests.unit.worker.frames import SIZE, frames_of, img2img, run, txt2img
@@ -43,7 +44,8 @@ class Studio:
 
     def builder(self, device: Device) -> EngineBuilder:
         """What a worker on this device builds its engines with."""
-        return EngineBuilder(device=device, shelf=Shelf(), catalogue=Catalogue({}), max_frames=MAX_FRAMES)
+        settings = Settings(batch_frames=MAX_FRAMES, engine="pipeline")
+        return EngineBuilder(device=device, shelf=Shelf(), catalogue=Catalogue({}), settings=settings)
 
     def engine(self, name: str, device: Device) -> Engine:
         """A newly loaded engine."""

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.domain.capabilities import Task
 from common.domain.catalogue import AdapterCard, Catalogue, ModelCard
+from common.domain.errors import JobFailure
 from common.domain.params import PassParams
+from common.settings import Settings
 from worker.checkpoints.adapters import find_adapter
 from worker.checkpoints.fingerprints import vae_fingerprint
 from worker.checkpoints.loading import load_components
@@ -16,8 +19,16 @@ from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Engine
 from worker.engine.stub_engine import NAME as STUB
 from worker.engine.stub_engine import StubEngine
-from worker.memory import room_for_models
+from worker.memory import room_for_models, room_for_rows
 from worker.pipelines.registry import family_of
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many frames a worker has on its device at most, and whether new ones can join those that run."""
+
+    frames: int
+    has_late_join: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +41,47 @@ class EngineBuilder:
     device: Device | None
     shelf: Shelf
     catalogue: Catalogue
-    max_frames: int
-    stub_step_seconds: float = 0.0
+    settings: Settings
 
     def __call__(self, card: ModelCard) -> Engine:
         """The engine of this model; raises `JobFailure` (`model_unavailable`)."""
         if card.family == STUB:
-            return StubEngine(step_seconds=self.stub_step_seconds, max_frames=self.max_frames)
+            return StubEngine(step_seconds=self.settings.stub_step_seconds, max_frames=self.settings.batch_frames)
         if self.device is None:
             raise ValueError(f"model {card.id} needs a device")
         parts = load_components(card, self.device, self.shelf)
         adapters = AdapterRack(dict(card.adapters), self._find_adapter)
-        return PipelineEngine(family_of(card), parts, max_frames=self.max_frames, adapters=adapters)
+        if self._is_stepping(card):
+            return self._step_engine(card, self.device, parts, adapters)
+        return PipelineEngine(family_of(card), parts, max_frames=self.settings.batch_frames, adapters=adapters)
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the claimer may fill."""
+        if self.device is None:
+            return Capacity(self.settings.batch_frames, has_late_join=True)
+        if self.settings.engine == "pipeline" or self.settings.offload != "off":
+            return Capacity(self.settings.batch_frames, has_late_join=False)
+        return Capacity(self.settings.max_rows // 2, has_late_join=True)
+
+    def _is_stepping(self, card: ModelCard) -> bool:
+        """Whether this model runs on the step engine. Raises `JobFailure` where it must and cannot."""
+        if self.settings.engine == "pipeline" or self.settings.offload != "off":
+            return False
+        can = card.capability.is_continuous
+        if self.settings.engine == "step" and not can:
+            detail = f"model {card.id} runs on the pipeline engine only, and this worker has DARKROOM_ENGINE=step"
+            raise JobFailure(detail, code="model_unavailable")
+        return can
+
+    def _step_engine(self, card: ModelCard, device: Device, parts: dict[str, Any], adapters: AdapterRack) -> Engine:
+        from worker.engine.measuring import gauge_for
+        from worker.engine.row_budget import RowBudget
+        from worker.engine.step_engine import StepEngine
+
+        room = self.settings.row_memory_bytes or room_for_rows(device)
+        budget = RowBudget(self.settings.max_rows, room)
+        return StepEngine(family_of(card), parts, budget=budget, gauge=gauge_for(device), adapters=adapters)
 
     def may_hand_latents(self, before: PassParams, after: PassParams) -> bool:
         """Whether the models of two passes share a VAE and the second can start from latents. Any thread.

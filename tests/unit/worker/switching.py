@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.domain.catalogue import Catalogue, ModelCard
+from common.settings import Settings
 from tests.tiny_models import card_of, parts, save_stable_diffusion
 from tests.unit.worker.frames import frames_of, run, txt2img
 from worker.checkpoints import Shelf
@@ -98,7 +99,7 @@ def _measure(folders: list[Path]) -> dict[str, Any]:
     quiet_libraries()
     use_threads(1)
     cards = [card_of(folder, id=folder.name) for folder in folders]
-    builder = EngineBuilder(device=pick_device("cpu"), shelf=Shelf(), catalogue=Catalogue({}), max_frames=1)
+    builder = EngineBuilder(device=pick_device("cpu"), shelf=Shelf(), catalogue=Catalogue({}), settings=Settings())
     residency = Residency(builder, budget_bytes=_room_for_one(folders))
     before = switch(residency, cards[0])
     model_bytes = residency.engine_for(cards[0]).weight_bytes()

@@ -16,6 +16,7 @@ from common.domain.job import ClaimedJob, DoneStep
 from common.domain.params import EditParams, MaskParams, PassParams
 from common.domain.settling import Given, settle
 from common.domain.wishes import StepWishes, Wishes
+from common.settings import Settings
 from tests.tiny_models import card_of, save_sdxl, save_stable_diffusion
 from tests.unit.worker.frames import claimed, gradient, largest_difference, png
 from worker.checkpoints import Shelf, load_components
@@ -23,8 +24,10 @@ from worker.checkpoints.fingerprints import vae_fingerprint
 from worker.device import pick_device
 from worker.engine.building import EngineBuilder
 from worker.engine.frames import complete, next_frame, prepare_frames, step_role
+from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Engine, Event, Finished, Prepared
 from worker.handover import Handover, pack, unpack
+from worker.pipelines.registry import pipeline_for
 
 torch = pytest.importorskip("torch")
 
@@ -35,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ :DeprecationWa
 class Studio:
     """Tiny models by id, loaded once: `twin` shares the VAE of `first` under another name, `other` does not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str) -> None:
         save_stable_diffusion(folder / "first", seed=1)
         save_stable_diffusion(folder / "twin", seed=2)
         shutil.rmtree(folder / "twin" / "vae")
@@ -45,7 +48,7 @@ class Studio:
         self.cards = {name: card_of(folder / name, id=name) for name in ("first", "twin", "other")}
         self.cards["xl"] = card_of(folder / "xl", id="xl", family="sdxl")
         self.catalogue = Catalogue(self.cards)
-        self.builder = EngineBuilder(pick_device("cpu"), Shelf(), self.catalogue, max_frames=8)
+        self.builder = EngineBuilder(pick_device("cpu"), Shelf(), self.catalogue, Settings(engine=engine))
         self._engines: dict[str, Engine] = {}
 
     def card(self, name: str) -> ModelCard:
@@ -79,7 +82,8 @@ class Studio:
         for frame in frames:
             assert engine.offer(frame).ok
             engine.join(frame)
-        engine.tick(events.append)
+        while engine.load().frames:
+            engine.tick(events.append)
         by_index = {frame.ref.index: frame for frame in frames}
         ended = {event.ref.index: event for event in events if isinstance(event, Finished)}
         assert ended.keys() == by_index.keys(), events
@@ -89,9 +93,9 @@ class Studio:
         }
 
 
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return Studio(tmp_path_factory.mktemp("studio"))
+@pytest.fixture(scope="module", params=["pipeline", "step"])
+def studio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(tmp_path_factory.mktemp("studio"), request.param)
 
 
 def pictures_of(done: Sequence[Finished], number: int) -> list[Image.Image]:
@@ -223,7 +227,7 @@ def test_frames_of_unlike_starts_do_not_share_a_call(studio: Studio) -> None:
         claimed(studio.settle(STEPS[1], STEPS[1], deterministic=False), job_id="job-2", inputs=inputs), inputs
     ).frames[0]
     assert second.call_key == alone.call_key
-    engine = studio.builder(studio.card("twin"))
+    engine = PipelineEngine(pipeline_for("stable_diffusion"), studio.parts("twin"), max_frames=8)
     engine.join(second)
     assert not engine.offer(alone).ok
 

@@ -7,6 +7,7 @@ import pytest
 
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
+from common.settings import Settings
 from tests.tiny_models import card_of
 from worker.checkpoints import Shelf
 from worker.engine.building import EngineBuilder
@@ -101,7 +102,9 @@ def test_a_model_whose_size_is_known_evicts_no_more_than_it_needs() -> None:
 
 
 def test_a_stub_card_needs_no_device_and_an_unknown_family_is_named() -> None:
-    builder = EngineBuilder(device=None, shelf=Shelf(), catalogue=Catalogue({}), max_frames=3, stub_step_seconds=0.5)
+    builder = EngineBuilder(
+        device=None, shelf=Shelf(), catalogue=Catalogue({}), settings=Settings(batch_frames=3, stub_step_seconds=0.5)
+    )
     assert builder(card("a")).load().max_frames == 3
     with pytest.raises(ValueError, match="needs a device"):
         builder(card("b", family="stable_diffusion"))
