@@ -70,6 +70,7 @@ def present_model(card: ModelCard, resident: int) -> dict[str, Any]:
         "licence": card.licence,
         "note": card.note,
         "family": card.family,
+        "engine": "step" if card.capability.is_continuous else "pipeline",
         "pool": card.pool,
         "defaults": asdict(card.defaults),
         "schedulers": list(card.capability.schedulers),

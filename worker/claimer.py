@@ -11,7 +11,6 @@ import structlog
 from common.db import claims
 from common.db.engine import Database
 from common.domain.errors import DarkroomError, JobFailure, Unavailable
-from common.domain.fairness import Lane
 from common.domain.job import ClaimedJob, InputRef
 from common.domain.retry import TryAgain
 from common.settings import Settings
@@ -87,7 +86,7 @@ class Claimer:
         room = self._wanted()
         if room <= 0 and not self._may_park():
             return 0
-        jobs = self._claim(room) if room > 0 else self._claim(_URGENT, lane=Lane.HIGH)
+        jobs = self._claim(room) if room > 0 else self._claim(_URGENT, urgent=True)
         self._is_dry = not jobs
         self._take([job for job in jobs if self._hold(job)])
         return len(jobs)
@@ -109,7 +108,7 @@ class Claimer:
         self.bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
         self.bell.clear()
 
-    def _claim(self, limit: int, *, lane: Lane | None = None) -> list[ClaimedJob]:
+    def _claim(self, limit: int, *, urgent: bool = False) -> list[ClaimedJob]:
         alone = self._roster.is_empty()
         with self._database.write() as connection:
             return claims.claim(
@@ -121,7 +120,7 @@ class Claimer:
                 lease_seconds=self._settings.lease_seconds,
                 alone=alone,
                 company=self._company,
-                lane=lane,
+                urgent=urgent,
             )
 
     def _take(self, jobs: list[ClaimedJob]) -> None:

@@ -1,6 +1,6 @@
 """Models and queues as clients see them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -23,7 +23,11 @@ class AdapterSummary(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """A model of the catalogue. Sides are multiples of `size_step` pixels; `resident_workers` have it in memory now."""
+    """A model of the catalogue. Sides are multiples of `size_step` pixels; `resident_workers` have it in memory now.
+
+    `engine`: with `step`, unlike jobs share forward passes and start between two steps of those that run; with
+    `pipeline`, jobs share a call when they differ in prompt, picture and seed only.
+    """
 
     id: str
     title: str
@@ -32,6 +36,7 @@ class ModelSummary(BaseModel):
     licence: str
     note: str
     family: str
+    engine: Literal["step", "pipeline"]
     pool: str
     defaults: ModelDefaults
     schedulers: list[str]

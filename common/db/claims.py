@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, literal_column, select, update
 
 from common.db.chains import done_steps
 from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
@@ -50,18 +50,18 @@ def claim(
     lease_seconds: float,
     alone: bool,
     company: Company = "call",
-    lane: Lane | None = None,
+    urgent: bool = False,
 ) -> list[ClaimedJob]:
     """The first claimable job in order and up to `limit - 1` others of its company, in one statement.
 
-    `company`: who may come along, jobs that share its diffusers call or, more widely, its forward passes. `lane`:
-    only jobs of this lane.
+    `company`: who may come along, jobs that share its diffusers call or, more widely, its forward passes. `urgent`:
+    only jobs of the lane `high`, out of order, for a worker that has no room for others.
 
     `alone`: the worker holds nothing. A job that must run by itself comes without company, and to nobody else: a worker
     that holds something gets nothing while such a job is first, so that it empties and can take it. A job that this
     release cannot read goes back for a while; its deadline ends it.
     """
-    chosen = _chosen(pool, limit, alone=alone, company=company, lane=lane)
+    chosen = _chosen(pool, limit, alone=alone, company=company, urgent=urgent)
     values = {
         "worker_id": worker_id,
         "lease_until": after_now(lease_seconds),
@@ -73,7 +73,8 @@ def claim(
         return []
     rows = _claimed_rows(connection, [row.id for row in moved])
     _open_attempts(connection, worker_id, device, rows)
-    _advance(connection, worker_id, rows[0].vtime)
+    if not urgent:
+        _advance(connection, worker_id, rows[0].vtime)
     done = done_steps(connection, [row.id for row in rows if row.fence > 1])
     return [job for row in rows if (job := _read(connection, row, done.get(row.id, ()))) is not None]
 
@@ -203,7 +204,7 @@ def _held(row: Row[Any]) -> Held:
     return Held(row.id, row.fence, row.cancel_requested_at is not None, is_late)
 
 
-def _chosen(pool: str, limit: int, *, alone: bool, company: Company, lane: Lane | None) -> Any:
+def _chosen(pool: str, limit: int, *, alone: bool, company: Company, urgent: bool) -> Any:
     paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
     claimable = (
         (jobs.c.state == JobState.QUEUED)
@@ -212,8 +213,8 @@ def _chosen(pool: str, limit: int, *, alone: bool, company: Company, lane: Lane 
         & (jobs.c.deadline_at > now())
         & jobs.c.cancel_requested_at.is_(None)
     )
-    if lane is not None:
-        claimable &= jobs.c.lane == lane
+    if urgent:  # said as the index says it
+        claimable &= jobs.c.lane == literal_column("'high'")
     order = (jobs.c.vtime, jobs.c.id)
     head = (
         select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)

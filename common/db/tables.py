@@ -166,6 +166,14 @@ jobs = Table(
         sqlite_where=text("state = 'queued' AND held IS NULL"),
     ),
     Index(
+        "ix_jobs_claim_urgent",
+        "pool",
+        "vtime",
+        "id",
+        postgresql_where=text("state = 'queued' AND held IS NULL AND lane = 'high'"),
+        sqlite_where=text("state = 'queued' AND held IS NULL AND lane = 'high'"),
+    ),
+    Index(
         "ix_jobs_lease",
         "lease_until",
         postgresql_where=text("state = 'running'"),

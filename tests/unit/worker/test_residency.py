@@ -102,9 +102,8 @@ def test_a_model_whose_size_is_known_evicts_no_more_than_it_needs() -> None:
 
 
 def test_a_stub_card_needs_no_device_and_an_unknown_family_is_named() -> None:
-    builder = EngineBuilder(
-        device=None, shelf=Shelf(), catalogue=Catalogue({}), settings=Settings(batch_frames=3, stub_step_seconds=0.5)
-    )
+    settings = Settings(batch_frames=3, stub_step_seconds=0.5)
+    builder = EngineBuilder(device=None, shelf=Shelf(), catalogue=Catalogue({}), settings=settings)
     assert builder(card("a")).load().max_frames == 3
     with pytest.raises(ValueError, match="needs a device"):
         builder(card("b", family="stable_diffusion"))
