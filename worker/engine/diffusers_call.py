@@ -1,15 +1,17 @@
 """One diffusers call over frames that share a call key: what both engines run, each in its own way."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from common.domain.capabilities import Task
 from common.domain.errors import JobFailure
 from common.domain.params import PassParams
 from worker.engine.adapters import AdapterRack
 from worker.engine.port import Prepared
 from worker.pipelines.family import Family, Parts
-from worker.pipelines.schedulers import keep_on_host
+from worker.pipelines.schedulers import keep_on_host, unused_copy
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +21,8 @@ OnStep = Callable[[int, int, "torch.Tensor"], None]
 
 @dataclass(frozen=True, slots=True)
 class DiffusersCall:
-    """How frames run on a loaded model. Holds no state of a run: every call makes its own pipeline object.
+    """How frames run on a loaded model. Holds no state of a run: every call has its own pipeline object and scheduler,
+    copies of `templates` that never run.
 
     `has_host_timesteps`: the scheduler's numbers stay in main memory, so that no step waits for the device to read one.
     """
@@ -27,6 +30,7 @@ class DiffusersCall:
     family: Family
     parts: Parts
     has_host_timesteps: bool = False
+    templates: dict[tuple[Task, str | None], Any] = field(default_factory=dict)
 
     def denoise(self, frames: Sequence[Prepared], on_step: OnStep) -> "torch.Tensor":
         """The latents that the call leaves, (frames, 4, height / 8, width / 8).
@@ -37,9 +41,7 @@ class DiffusersCall:
         import torch
 
         params = frames[0].params
-        pipeline = self.family.pipeline(self.parts, params.task, params.scheduler)
-        if self.has_host_timesteps:
-            keep_on_host(pipeline.scheduler)
+        pipeline = self._pipeline(params)
         has_run = False
 
         def on_step_end(caller: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +56,17 @@ class DiffusersCall:
         if not has_run:
             raise JobFailure("the scheduler leaves this pass no step to run; choose another cut", code="infeasible")
         return latents
+
+    def _pipeline(self, params: PassParams) -> Any:
+        key = (params.task, params.scheduler)
+        if key not in self.templates:
+            self.templates[key] = self.family.pipeline(self.parts, *key)
+        made = copy(self.templates[key])
+        scheduler = unused_copy(made.scheduler)
+        if self.has_host_timesteps:
+            keep_on_host(scheduler)
+        vars(made)["scheduler"] = scheduler  # the pipeline's own setter would register it anew
+        return made
 
     def hang(self, rack: AdapterRack, params: PassParams) -> None:
         """Hang the adapters of a pass on the model, and no others; see `AdapterRack.hold`."""

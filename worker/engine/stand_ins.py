@@ -27,6 +27,7 @@ class StandIn(Module):
         super().__init__()
         object.__setattr__(self, "_name", name)
         object.__setattr__(self, "_model", model)
+        object.__setattr__(self, "device", model.device)  # which it would look for in all its parameters, each time
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_model"), name)

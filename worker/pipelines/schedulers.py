@@ -1,6 +1,7 @@
 """Schedulers by the names that requests use."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import wraps
 from typing import Any
 
@@ -41,6 +42,11 @@ def fresh_scheduler(own: Any, name: str | None, *, without: Sequence[str] = ()) 
     for setting in without:
         config.pop(setting, None)
     return getattr(diffusers, kind).from_config(config, **extra)
+
+
+def unused_copy(scheduler: Any) -> Any:
+    """A scheduler like this one, which has not run, with tensors of its own; several times faster than a new one."""
+    return deepcopy(scheduler, {id(scheduler.config): scheduler.config})
 
 
 def keep_on_host(scheduler: Any) -> None:

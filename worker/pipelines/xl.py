@@ -35,7 +35,6 @@ def pipeline(parts: Parts, task: Task, scheduler: str | None) -> Any:
         Task.INPAINT: diffusers.StableDiffusionXLInpaintPipeline,
     }
     kind = kinds[task]
-    _mend_precision(parts)
     known = {name: parts[name] for name in signature(kind).parameters if name in parts}
     own = {**known, "scheduler": fresh_scheduler(parts["scheduler"], scheduler), "add_watermarker": False}
     made = kind(**own)
@@ -58,6 +57,7 @@ def arguments(parts: Parts, frames: Sequence[Frame]) -> dict[str, Any]:
 
     Sizes that condition the model are left to the defaults, which are those of the picture that is made.
     """
+    _mend_precision(parts)
     params = frames[0].params
     source = sources_of(frames)
     if params.denoising_start is not None:
