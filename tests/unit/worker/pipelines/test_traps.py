@@ -1,5 +1,6 @@
 """What diffusers does otherwise than one would think. A failure here may mean that it has been mended upstream."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_call_that_failed_while_it_encoded_does_not_leave_the_vae_in_full_prec
     parts = shop.load("sdxl")
     parts["unet"].to(torch.float16)
     assert parts["vae"].dtype == torch.float32
-    sdxl.pipeline(parts, Task.IMG2IMG, None)
+    with contextlib.suppress(RuntimeError):  # the tiny text encoders stay in float32
+        sdxl.arguments(parts, [frame_of(Task.IMG2IMG)])
     assert parts["vae"].dtype == torch.float16
 
 
