@@ -9,6 +9,7 @@ from contextlib import suppress
 import structlog
 
 from common.db import claims
+from common.db.choosing import Company
 from common.db.engine import Database
 from common.domain.errors import DarkroomError, JobFailure, Unavailable
 from common.domain.job import ClaimedJob, InputRef
@@ -44,7 +45,7 @@ class Claimer:
         prepare: Prepare,
         on_failure: OnFailure,
         emit: Callable[[Finished | Left], None],
-        company: claims.Company = "call",
+        company: Company = "call",
     ) -> None:
         self._settings = settings
         self._worker_id = worker_id

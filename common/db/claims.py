@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from common.db.chains import done_steps
+from common.db.choosing import Company, choose
 from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
 from common.db.tables import (
     attempts,
@@ -15,7 +16,6 @@ from common.db.tables import (
     jobs,
     object_refs,
     objects,
-    pools,
     workers,
 )
 from common.db.types import after_now, now
@@ -24,8 +24,6 @@ from common.domain.job import ClaimedJob, DoneStep, InputRef, StoredImage
 from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED, JobState, Outcome
 from common.domain.params import EditParams
 from common.domain.retry import TryAgain
-
-Company = Literal["call", "step"]
 
 _UNREADABLE_SECONDS = 30.0
 
@@ -61,7 +59,7 @@ def claim(
     that holds something gets nothing while such a job is first, so that it empties and can take it. A job that this
     release cannot read goes back for a while; its deadline ends it.
     """
-    chosen = _chosen(pool, limit, alone=alone, company=company, urgent=urgent)
+    chosen = choose(pool, limit, alone=alone, company=company, urgent=urgent)
     values = {
         "worker_id": worker_id,
         "lease_until": after_now(lease_seconds),
@@ -202,43 +200,6 @@ _HELD_COLUMNS = (
 def _held(row: Row[Any]) -> Held:
     is_late = row.deadline_at <= row.database_now
     return Held(row.id, row.fence, row.cancel_requested_at is not None, is_late)
-
-
-def _chosen(pool: str, limit: int, *, alone: bool, company: Company, urgent: bool) -> Any:
-    paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
-    claimable = (
-        (jobs.c.state == JobState.QUEUED)
-        & jobs.c.held.is_(None)
-        & (jobs.c.pool == pool)
-        & (jobs.c.deadline_at > now())
-        & jobs.c.cancel_requested_at.is_(None)
-    )
-    if urgent:  # said as the index says it
-        claimable &= jobs.c.lane == literal_column("'high'")
-    order = (jobs.c.vtime, jobs.c.id)
-    head = (
-        select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)
-        .where(claimable, ~paused)
-        .order_by(*order)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .cte("head")
-    )
-    alike = (jobs.c.step_key == select(head.c.step_key).where(~head.c.solo).scalar_subquery()) & (
-        jobs.c.id != select(head.c.id).scalar_subquery()
-    )
-    if company == "call":
-        alike &= jobs.c.call_key == select(head.c.call_key).scalar_subquery()
-    others = (
-        select(jobs.c.id)
-        .where(claimable, ~jobs.c.solo, alike)
-        .order_by(*order)
-        .limit(limit - 1)
-        .with_for_update(skip_locked=True)
-        .cte("others")
-    )
-    may_take_head = select(head.c.id) if alone else select(head.c.id).where(~head.c.solo)
-    return may_take_head.union_all(select(others.c.id))
 
 
 def _claimed_rows(connection: Connection, job_ids: list[str]) -> list[Row[Any]]:
