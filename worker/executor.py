@@ -68,6 +68,7 @@ class Executor:
         self._joined: dict[FrameRef, Prepared] = {}
         self._new: list[FrameRef] = []
         self._busy: dict[str, Engine] = {}
+        self._most = capacity.frames
         self._turns = TurnTaker()
         self.usage = Usage(time.monotonic)
         self._stop = threading.Event()
@@ -106,7 +107,7 @@ class Executor:
     def wanted(self) -> int:
         """How many more frames could start within the next second or so. Any thread."""
         running = self._pace.running()
-        free = self._capacity.frames - running if self._capacity.has_late_join or not running else 0
+        free = self._most - running if self._capacity.has_late_join or not running else 0
         return free + self._pace.leaving_within(AHEAD_SECONDS) - self._roster.ready_count()
 
     def may_park(self) -> bool:
@@ -133,9 +134,15 @@ class Executor:
                 is_in = self._join(frame)
                 room -= is_in
                 refused |= set() if is_in else {frame.params.model}
+        self._learn_most(is_full=bool(refused))
         if self._new:
             self._sink.put(Joined(tuple(self._new)))
             self._new.clear()
+
+    def _learn_most(self, *, is_full: bool) -> None:
+        """How many frames fit just now, which engines know better than settings do; each leaving tries one more."""
+        if is_full:
+            self._most = len(self._joined)
 
     def _is_unwanted(self, ref: FrameRef) -> bool:
         held = self._roster.get(ref)
@@ -239,6 +246,7 @@ class Executor:
 
     def _leave(self, frame: Prepared) -> None:
         del self._joined[frame.ref]
+        self._most = min(self._capacity.frames, self._most + 1) if self._joined else self._capacity.frames
         self._pace.leave(frame.ref)
         if all(other.params.model != frame.params.model for other in self._joined.values()):
             self._busy.pop(frame.params.model, None)

@@ -43,13 +43,13 @@ def room_for_models(device: "Device") -> int:
     return int(available_bytes() * _SHARE)
 
 
-def room_for_rows(device: "Device") -> int | None:
-    """Bytes that the rows of one forward pass may take: 30 % of the device's memory; None where it is not measured."""
+def room_for_rows(device: "Device") -> int:
+    """Bytes that rows of a forward pass may take: 30 % of the device's memory, or of what the host has available."""
     import torch
 
-    if device.kind != "cuda":
-        return None
-    return int(torch.cuda.mem_get_info(device.torch_device)[1] * _ROW_SHARE)
+    if device.kind == "cuda":
+        return int(torch.cuda.mem_get_info(device.torch_device)[1] * _ROW_SHARE)
+    return int(available_bytes() * _ROW_SHARE)
 
 
 def available_bytes() -> int:

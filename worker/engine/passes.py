@@ -88,7 +88,8 @@ class Passes:
             if model == DENOISERS[0]:
                 self._budget.note(key, sum(rows), seconds, used_bytes)
 
-        answer = self._gauge.run(lambda: run(*args, **kwargs), note)
+        weigh = model == DENOISERS[0] and self._budget.is_unmeasured(key, sum(rows))
+        answer = self._gauge.run(lambda: run(*args, **kwargs), note, weigh=weigh)
         if model in DENOISERS:
             count_pass(group)
         return shares(answer, rows)

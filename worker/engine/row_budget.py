@@ -7,6 +7,7 @@ _SMOOTHING = 0.2
 _KNEE = 0.95
 _LEAST_SAMPLES = 3
 _RAISE_AFTER = 200
+_UNMEASURED_ROWS = 4
 
 
 @dataclass(slots=True)
@@ -58,13 +59,15 @@ class TickTimes:
 class RowBudget:
     """The most rows of one pass, per size of picture (`key`): never less than a lone frame needs.
 
-    `most_rows` bounds all; `room_bytes` bounds what the rows of a pass may take, as far as that has been measured.
+    `most_rows` bounds all; `room_bytes` bounds what the rows of a pass may take together. With it, the first pass of a
+    size takes four rows at most, which tell what one takes.
     """
 
     def __init__(self, most_rows: int, room_bytes: int | None = None) -> None:
         self.most_rows = most_rows
         self._room_bytes = room_bytes
         self._row_bytes: dict[str, float] = {}
+        self._measured_rows: dict[str, int] = {}
         self._lowered: dict[str, int] = {}
         self._streaks: dict[str, int] = defaultdict(int)
         self._times: dict[str, TickTimes] = defaultdict(TickTimes)
@@ -76,9 +79,16 @@ class RowBudget:
     def fitting(self, key: str) -> int:
         """The most rows that fit the memory, as far as is known."""
         most = min(self.most_rows, self._lowered.get(key, self.most_rows))
-        if self._room_bytes is not None and self._row_bytes.get(key):
-            most = min(most, int(self._room_bytes / self._row_bytes[key]))
-        return max(1, most)
+        if self._room_bytes is None:
+            return max(1, most)
+        row_bytes = self._row_bytes.get(key)
+        if row_bytes is None:
+            return min(most, _UNMEASURED_ROWS)
+        return max(1, min(most, int(self._room_bytes / max(row_bytes, 1.0))))
+
+    def is_unmeasured(self, key: str, rows: int) -> bool:
+        """Whether no pass over so many rows has told what it takes."""
+        return self._room_bytes is not None and rows > self._measured_rows.get(key, 0)
 
     def seconds(self, key: str, rows: int) -> float | None:
         """The expected time of a pass."""
@@ -87,8 +97,9 @@ class RowBudget:
     def note(self, key: str, rows: int, seconds: float, used_bytes: int | None) -> None:
         """A pass went well. After 200 in a row at a lowered limit, the limit rises by two."""
         self._times[key].learn(rows, seconds)
-        if used_bytes:
+        if used_bytes is not None:
             self._row_bytes[key] = max(self._row_bytes.get(key, 0.0), used_bytes / rows)
+            self._measured_rows[key] = max(self._measured_rows.get(key, 0), rows)
         if key in self._lowered and rows >= self._lowered[key] - 1:
             self._streaks[key] += 1
             if self._streaks[key] >= _RAISE_AFTER:
