@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import ImageChops, ImageStat
 from PIL.Image import Image
@@ -20,6 +20,8 @@ from worker.checkpoints import Shelf, load_components
 from worker.device import Device, pick_device
 from worker.engine.building import EngineBuilder
 from worker.engine.port import Engine, Event, Finished, Prepared
+
+Kind = Literal["pipeline", "step"]
 
 MAX_FRAMES = 8
 RUNS = [
@@ -42,14 +44,14 @@ class Studio:
         prior = self._folder("kandinsky_prior") if family.startswith("kandinsky") else None
         return card_of(self._folder(name), id=name, family=family, prior=prior)
 
-    def builder(self, device: Device) -> EngineBuilder:
+    def builder(self, device: Device, kind: Kind = "pipeline") -> EngineBuilder:
         """What a worker on this device builds its engines with."""
-        settings = Settings(batch_frames=MAX_FRAMES, engine="pipeline")
+        settings = Settings(batch_frames=MAX_FRAMES, engine=kind)
         return EngineBuilder(device=device, shelf=Shelf(), catalogue=Catalogue({}), settings=settings)
 
-    def engine(self, name: str, device: Device) -> Engine:
+    def engine(self, name: str, device: Device, kind: Kind = "pipeline") -> Engine:
         """A newly loaded engine."""
-        return self.builder(device)(self.card(name))
+        return self.builder(device, kind)(self.card(name))
 
     def parts(self, name: str, device: Device) -> dict[str, Any]:
         """The newly loaded parts of a checkpoint."""
@@ -79,10 +81,10 @@ def job(task: Task, **changes: Any) -> EditParams:
     return replace(params, mask=MaskParams(preserve_unmasked=False)) if task is Task.INPAINT else params
 
 
-def frames(params: EditParams) -> list[Prepared]:
+def frames(params: EditParams, *, job_id: str = "job-1") -> list[Prepared]:
     """The frames of this job, on a gradient and under a mask where its task wants them."""
     mask = box((SIZE, SIZE)).convert("RGB") if params.task is Task.INPAINT else None
-    return list(frames_of(params, mask=mask))
+    return list(frames_of(params, mask=mask, job_id=job_id))
 
 
 def events_of(engine: Engine, params: EditParams) -> list[Event]:
