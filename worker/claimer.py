@@ -88,7 +88,8 @@ class Claimer:
         if room <= 0 and not self._may_park():
             return 0
         jobs = self._claim(room) if room > 0 else self._claim(_URGENT, urgent=True)
-        self._is_dry = not jobs
+        if room > 0:
+            self._is_dry = not jobs
         self._take([job for job in jobs if self._hold(job)])
         return len(jobs)
 
@@ -106,7 +107,9 @@ class Claimer:
         self._stop.set()
 
     def _wait(self) -> None:
-        self.bell.wait(self._settings.poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
+        seconds = self._settings.poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the polls
+        if self.bell.wait(seconds):
+            self._is_dry = False  # until we have looked: there may be no room for what it rang for
         self.bell.clear()
 
     def _claim(self, limit: int, *, urgent: bool = False) -> list[ClaimedJob]:

@@ -35,7 +35,7 @@ from worker.usage import Usage
 from worker.watchdog import Watchdog
 
 AHEAD_SECONDS = 1.5
-# Each costs a text and a picture to encode, and the frames that run wait for it.
+# Each costs a text and a picture to encode, and all others wait for it; a call that begins as one takes any number.
 JOINS_PER_TICK = 4
 _IDLE_SECONDS = 0.5
 
@@ -69,6 +69,7 @@ class Executor:
         self._new: list[FrameRef] = []
         self._busy: dict[str, Engine] = {}
         self._most = capacity.frames
+        self._loading: set[str] = set()
         self._turns = TurnTaker()
         self.usage = Usage(time.monotonic)
         self._stop = threading.Event()
@@ -112,18 +113,21 @@ class Executor:
 
     def may_park(self) -> bool:
         """Whether an urgent job would find frames to park. Any thread."""
-        lanes = [frame.job.lane for frame in tuple(self._joined.values())]
-        return self._capacity.has_late_join and bool(lanes) and Lane.HIGH not in lanes
+        joined = tuple(self._joined.values())
+        is_urgent = any(frame.job.lane is Lane.HIGH for frame in (*joined, *self._roster.ready()))
+        return self._capacity.has_late_join and bool(joined) and not is_urgent
 
     def _work(self) -> None:
         self._admit()
         if self._joined:
             self._tick()
+        else:
+            self._watchdog.rest()
 
     def _admit(self) -> None:
         """Join ready frames as long as their engines take them, the urgent first, a few at a time."""
         refused: set[str] = set()
-        room = JOINS_PER_TICK if self._joined else self._capacity.frames
+        room = JOINS_PER_TICK
         for frame in sorted(self._roster.ready(), key=lambda one: one.job.lane is not Lane.HIGH):
             if self._is_unwanted(frame.ref):
                 if self._roster.take_ready(frame):
@@ -132,7 +136,7 @@ class Executor:
                 if self._must_wait_for_memory(frame):
                     break  # nobody behind it may keep the models busy that have to go
                 is_in = self._join(frame)
-                room -= is_in
+                room -= is_in and self._is_late_joining(frame.params.model)
                 refused |= set() if is_in else {frame.params.model}
         self._learn_most(is_full=bool(refused))
         if self._new:
@@ -159,9 +163,8 @@ class Executor:
             engine = self._engine_of(frame)
             if not engine.offer(frame).ok:
                 return False
-            if not self._roster.take_ready(frame):
+            if not self._roster.take_ready(frame, to_join=True):
                 return True
-            self._roster.begin_to_join(frame)
             self._joined[frame.ref] = frame
             self._busy[frame.params.model] = engine
             if frame.ref not in self._new:
@@ -176,6 +179,10 @@ class Executor:
         except Exception as error:  # the edge of one frame: it fails, its neighbours go on
             self._drop(frame, error)
         return True
+
+    def _is_late_joining(self, model: str) -> bool:
+        engine = self._busy.get(model)
+        return engine is not None and engine.late_join
 
     def _drop(self, frame: Prepared, error: Exception) -> None:
         if frame.ref in self._joined:
@@ -200,6 +207,7 @@ class Executor:
         except Exception as error:
             if not is_device_lost(error):
                 raise
+            self._loading.add(frame.ref.job_id)
             raise DeviceLost(str(error)) from error
         finally:
             self._watchdog.rest()
@@ -223,7 +231,7 @@ class Executor:
     def _lose(self, error: DeviceLost) -> None:
         """The device is gone, and with it every frame that has begun; the others are released by who ends us."""
         begun = [*self._joined, *self._roster.take_begun()]
-        error.alone = bool(self._joined) and len({ref.job_id for ref in begun}) == 1
+        error.alone = bool(self._joined) and len({ref.job_id for ref in begun} | self._loading) == 1
         for ref in begun:
             self._sink.put(Failed(ref, error))
 
@@ -268,7 +276,9 @@ class Executor:
                     self._sink.put(Failed(frame.ref, error))
                     return
         with self.usage.waiting():
+            self._watchdog.rest()  # a store or a database that is away is no fault of the device
             self._sink.put(Developed(frame, event))
+            self._watchdog.expect_a_step()
 
     def _steps_left(self, frame: Prepared, step: int) -> int:
         """Steps until the frame is done with all its passes, at least one."""

@@ -114,7 +114,7 @@ class Roster:
                 return
             self._coming.discard(frame.ref)
             place = 0
-            while place < len(self._ready) and self._ready[place].ref.job_id == frame.ref.job_id:
+            while place < len(self._ready) and _precedes(self._ready[place].ref, frame.ref):
                 place += 1
             self._ready.insert(place, frame)
         self.work.set()
@@ -132,12 +132,17 @@ class Roster:
         with self._lock:
             return list(self._ready)
 
-    def take_ready(self, frame: Prepared) -> bool:
-        """Take this frame if it may still join; a cancel may have been faster."""
+    def take_ready(self, frame: Prepared, *, to_join: bool = False) -> bool:
+        """Take this frame if it may still join; a cancel may have been faster.
+
+        `to_join`: the device takes it, and from now on the engine lets the frames of its job go, nobody else.
+        """
         with self._lock:
             for place, other in enumerate(self._ready):
                 if other is frame:
                     del self._ready[place]
+                    if to_join and (held := self._jobs.get((frame.ref.job_id, frame.ref.fence))):
+                        held.has_begun_to_join = True
                     return True
             return False
 
@@ -177,12 +182,6 @@ class Roster:
         held = self._jobs.get((frame.ref.job_id, frame.ref.fence))
         return held is not None and held.has_begun_to_join
 
-    def begin_to_join(self, frame: Prepared) -> None:
-        """The device takes a frame of this job: from now on the engine lets it go, nobody else."""
-        with self._lock:
-            if held := self._jobs.get((frame.ref.job_id, frame.ref.fence)):
-                held.has_begun_to_join = True
-
     def step(self, ref: FrameRef, step: int) -> None:
         """A frame has done `step` steps; never goes back."""
         with self._lock:
@@ -212,3 +211,8 @@ class Roster:
                 for held in self._jobs.values()
                 if held.has_joined
             ]
+
+
+def _precedes(one: FrameRef, other: FrameRef) -> bool:
+    """Whether it is an earlier image of the same attempt."""
+    return (one.job_id, one.fence) == (other.job_id, other.fence) and one.index < other.index

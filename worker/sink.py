@@ -119,17 +119,16 @@ class Sink:
     def _handle(self, held: HeldJob, event: Stored | Failed | Left) -> None:
         match event:
             case Stored(error=None) if not held.is_unwanted:
-                self._keep(held, event)
+                self._keep_safely(held, event)
             case Stored(error=Exception() as error) | Failed(error=error):
                 self._note_failure(held, error)
             case Left(parked=True):
                 held.is_parked = True
             case _:
                 pass
-        goes_on = isinstance(event, Stored) and event.goes_on
-        if not goes_on:
+        if not (isinstance(event, Stored) and event.goes_on):
             held.open_frames.discard(event.ref.index)
-        is_out = not held.open_frames and (held.is_prepared or not goes_on)
+        is_out = not held.open_frames and (held.is_prepared or held.is_unwanted or held.is_parked)
         if is_out and (held.job.id, held.job.fence) not in self._pending:
             self._conclude_safely(held)
 
@@ -159,6 +158,12 @@ class Sink:
     def _write_joins(self, connection: Connection, new: list[HeldJob]) -> set[str]:
         jobs = [held.job for held in new]
         return {job.id for job in jobs if claims.join(connection, job.id, job.fence, self._device)}
+
+    def _keep_safely(self, held: HeldJob, event: Stored) -> None:
+        try:
+            self._keep(held, event)
+        except Exception as error:  # the edge of one picture: its job fails, the others go on
+            self._note_failure(held, error)
 
     def _keep(self, held: HeldJob, event: Stored) -> None:
         """Note what was stored; commit what a pass handed on, so that it need not run again.

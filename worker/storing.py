@@ -84,9 +84,11 @@ class Storer:
         self._done(stored)
 
     def _goes_on(self, held: HeldJob | None, made: Finished) -> bool:
-        """Whether the frame is on its way to another pass, although this one comes to nothing."""
+        """Whether the frame is on its way to another pass, or in one, although this one comes to nothing."""
+        if made.is_stored:
+            return True
         was_coming = self._roster.forget_next(made.ref)
-        return held is not None and made.number < len(held.job.params.then) and not was_coming and not made.is_stored
+        return held is not None and made.number < len(held.job.params.then) and not was_coming
 
     def _work(self, held: HeldJob, event: Developed | Finished) -> Stored:
         made = self._completed(event) if isinstance(event, Developed) else event

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.domain.capabilities import Task
 from common.domain.catalogue import AdapterCard, Catalogue, ModelCard
@@ -13,6 +13,7 @@ from worker.checkpoints.adapters import find_adapter
 from worker.checkpoints.fingerprints import vae_fingerprint
 from worker.checkpoints.loading import load_components
 from worker.checkpoints.places import Shelf
+from worker.checkpoints.tuning import tune
 from worker.device import Device
 from worker.engine.adapters import AdapterRack
 from worker.engine.pipeline_engine import PipelineEngine
@@ -21,6 +22,9 @@ from worker.engine.stub_engine import NAME as STUB
 from worker.engine.stub_engine import StubEngine
 from worker.memory import room_for_models, room_for_rows
 from worker.pipelines.registry import family_of
+
+if TYPE_CHECKING:
+    from worker.engine.passes import FastRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class EngineBuilder:
         if self.device is None:
             raise ValueError(f"model {card.id} needs a device")
         parts = load_components(card, self.device, self.shelf)
+        tune(parts, channels_last=self.settings.channels_last, fuse_qkv=self.settings.fuse_qkv)
         adapters = AdapterRack(dict(card.adapters), self._find_adapter)
         if self._is_stepping(card):
             return self._step_engine(card, self.device, parts, adapters)
@@ -81,7 +86,15 @@ class EngineBuilder:
 
         room = self.settings.row_memory_bytes or room_for_rows(device)
         budget = RowBudget(self.settings.max_rows, room)
-        return StepEngine(family_of(card), parts, budget=budget, gauge=gauge_for(device), adapters=adapters)
+        fast = self._compiled(parts)
+        return StepEngine(family_of(card), parts, budget=budget, gauge=gauge_for(device), adapters=adapters, fast=fast)
+
+    def _compiled(self, parts: dict[str, Any]) -> "dict[str, FastRun]":
+        if self.settings.compile == "off":
+            return {}
+        from worker.engine.compiling import CompiledDenoiser
+
+        return {"unet": CompiledDenoiser(parts["unet"], most_rows=self.settings.max_rows)}
 
     def may_hand_latents(self, before: PassParams, after: PassParams) -> bool:
         """Whether the models of two passes share a VAE and the second can start from latents. Any thread.

@@ -4,16 +4,18 @@ What is compiled is a twin that shares the UNet's weights, so the UNet itself st
 numbers, the buckets, because each number is compiled by itself; a row is padded with, never mixed into another.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import atexit
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from itertools import chain
 from threading import Condition, Lock, Thread
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
 
 import structlog
 import torch
@@ -33,10 +35,11 @@ MOST_COUNTED = 1024
 # Per kind of block torch stops at 8 variants of its own accord; a block comes in up to 14 shapes within one UNet.
 RECOMPILE_LIMIT = 16 * MOST_VARIANTS
 THREAD = "compiler"
+EXIT_SECONDS = 60.0
 
-# While torch traces, it replaces methods of `torch.nn.Module` in the whole process: one compilation at a time, and
-# nothing compiled runs meanwhile. Plain modules only take a detour through what they are replaced with.
-_tracing = Lock()
+# Held while something is compiled: by one thread of the process at a time, whichever model it is for.
+_compiling = Lock()
+_at_work: "WeakSet[CompiledDenoiser]" = WeakSet()
 
 _log = structlog.get_logger()
 
@@ -90,16 +93,16 @@ class Variant:
 
 
 class CompiledDenoiser:
-    """Called like the UNet that it is made from, and in inference mode; any thread, one at a time.
+    """Called like the UNet that it is made from, in inference mode; from any thread, one at a time.
 
     The UNet itself answers, to the bit, where nothing is compiled: before a variant is, when it cannot be, for more
     rows than the largest bucket, and while adapters hang on it, which the twin knows nothing of. Elsewhere answers
-    differ from its own by rounding. Nothing is ever compiled by the caller's thread; while something is compiled, all
-    are answered by the UNet. `patience` is how many calls a variant must have seen before it is compiled.
-    `announce` is called, on the compiling thread, whenever a variant has become warm or was given up.
-    `is_whole` compiles the UNet in one piece, which takes longer and leaves less to Python, instead of its blocks.
+    differ from its own by rounding. Nothing is ever compiled by the caller's thread.
 
-    The UNet must not be moved, converted or changed in structure afterwards.
+    A bucket beyond `most_rows` gives way to `most_rows`. `is_whole` compiles the UNet in one piece, which takes longer
+    and leaves less to Python, instead of its blocks. `patience` is how many calls a variant must have seen before it is
+    compiled; the most wanted comes first. `announce` is called, on the compiling thread, whenever a variant has become
+    warm or was given up. The UNet must not be moved, converted or changed in structure afterwards.
     """
 
     def __init__(
@@ -116,12 +119,12 @@ class CompiledDenoiser:
         self._unet = unet
         self._device = next(unet.parameters()).device
         self._twin = _compiled_twin(unet, backend, is_whole=is_whole)
-        self._buckets = _buckets_up_to(most_rows, buckets)
+        self._buckets = sorted({min(bucket, most_rows) for bucket in buckets})
         self._patience = patience
         self._announce = announce
         self._calls: Counter[Variant] = Counter()
         self._states: dict[Variant, State] = {}
-        self._waiting: deque[Variant] = deque()
+        self._waiting: list[Variant] = []
         self._changed = Condition()
         self._is_closed = False
         self._thread: Thread | None = None
@@ -130,18 +133,21 @@ class CompiledDenoiser:
         """What the UNet answers."""
         leaves, nest = tree_flatten((args, kwargs))
         rows = _rows_in(leaves)
-        variant = None if rows is None or _has_adapters(self._unet) else self._variant(rows, nest, leaves)
-        if rows is not None and variant is not None:
-            if self._states.get(variant) is State.WARM and _tracing.acquire(blocking=False):
-                try:
-                    return self._answer(variant, rows, leaves)
-                except Exception as error:
-                    if is_out_of_memory(error) or is_device_lost(error):
-                        raise
+        variant = self._variant(rows, nest, leaves)
+        if variant is None:
+            return self._unet(*args, **kwargs)
+        if self._states.get(variant) is State.WARM:
+            is_disturbed = is_compiling()
+            try:
+                return self._answer(variant, rows, leaves)
+            except Exception as error:
+                if is_out_of_memory(error) or is_device_lost(error):
+                    raise
+                if is_disturbed or is_compiling():  # torch changes things in the whole process then: no verdict
+                    _log.info("compile.disturbed", rows=variant.rows, exc_info=error)
+                else:
                     self._give_up(variant, error)
-                finally:
-                    _tracing.release()
-            self._want(variant)
+        self._want(variant)
         return self._unet(*args, **kwargs)
 
     def settle(self, timeout_seconds: float | None = None) -> bool:
@@ -153,40 +159,47 @@ class CompiledDenoiser:
         """How many variants there are, by what has become of them."""
         return dict(Counter(self._states.copy().values()))
 
-    def close(self) -> None:
-        """Compile nothing more. A compilation that runs goes on to its end, and holds the weights until then."""
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Compile nothing more; wait so long for a compilation that runs.
+
+        It goes on to its end in any case, and holds the weights until then.
+        """
         with self._changed:
             self._is_closed = True
             self._waiting.clear()
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(wait_seconds)
 
-    def _variant(self, rows: int, nest: TreeSpec, leaves: Sequence[Any]) -> Variant | None:
-        bucket = next((one for one in self._buckets if one >= rows), None)
-        return None if bucket is None else Variant(bucket, nest, tuple(_told(leaf) for leaf in leaves))
+    def _variant(self, rows: int | None, nest: TreeSpec, leaves: Sequence[Any]) -> Variant | None:
+        """The variant of a call; None where the UNet itself must answer."""
+        bucket = next((one for one in self._buckets if rows is not None and one >= rows), None)
+        if bucket is None or getattr(self._unet, "_hf_peft_config_loaded", False):
+            return None
+        return Variant(bucket, nest, tuple(_told(leaf) for leaf in leaves))
 
-    def _answer(self, variant: Variant, rows: int, leaves: Sequence[Any]) -> Any:
+    def _answer(self, variant: Variant, rows: int | None, leaves: Sequence[Any]) -> Any:
         with torch.inference_mode(), _without_compiling():
             args, kwargs = variant.call(self._device, leaves)
             answer = self._twin(*args, **kwargs)
             return tree_map_only(Tensor, lambda leaf: leaf[:rows], answer)
 
     def _want(self, variant: Variant) -> None:
-        if variant in self._states or len(self._states) >= MOST_VARIANTS:
-            return
         if len(self._calls) >= MOST_COUNTED:
             self._calls.clear()
         self._calls[variant] += 1
-        if self._calls[variant] < self._patience:
+        is_known = variant in self._states or len(self._states) >= MOST_VARIANTS
+        if is_known or self._calls[variant] < self._patience or self._is_closed:
             return
         with self._changed:
-            if self._is_closed:
-                return
             self._states[variant] = State.WAITING
             self._waiting.append(variant)
             self._changed.notify_all()
         if len(self._states) == MOST_VARIANTS:
             _log.warning("compile.full", variants=MOST_VARIANTS)
         if self._thread is None:
+            _at_work.add(self)
+            _end_in_order()
             self._thread = Thread(target=self._work, name=THREAD, daemon=True)
             self._thread.start()
 
@@ -200,15 +213,15 @@ class CompiledDenoiser:
                     self._announce()
 
     def _next(self) -> Variant | None:
-        """The variant that has waited longest, which counts as waiting until it is done; None when closed."""
+        """The most wanted variant, which counts as waiting until it is done; None when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            return None if self._is_closed else self._waiting[0]
+            return None if self._is_closed else max(self._waiting, key=self._calls.__getitem__)
 
     def _warm(self, variant: Variant) -> None:
         began = perf_counter()
         try:
-            with _tracing:
+            with _compiling:
                 args, kwargs = variant.call(self._device)
                 self._twin(*args, **kwargs)
                 with _without_compiling():
@@ -220,8 +233,9 @@ class CompiledDenoiser:
         self._settled(variant, State.WARM)
 
     def _give_up(self, variant: Variant, error: Exception) -> None:
-        """This variant stays with the plain UNet for good."""
-        _log.warning("compile.failed", rows=variant.rows, exc_info=error)
+        """This variant stays with the plain UNet for good. At the end of a process, compilations fail for no fault."""
+        if not self._is_closed:
+            _log.warning("compile.failed", rows=variant.rows, exc_info=error)
         if is_out_of_memory(error.with_traceback(None)):
             release_memory()
         self._settled(variant, State.GIVEN_UP)
@@ -229,9 +243,14 @@ class CompiledDenoiser:
     def _settled(self, variant: Variant, state: State) -> None:
         with self._changed:
             self._states[variant] = state
-            if self._waiting and self._waiting[0] == variant:
-                self._waiting.popleft()
+            if variant in self._waiting:
+                self._waiting.remove(variant)
             self._changed.notify_all()
+
+
+def is_compiling() -> bool:
+    """Whether this process compiles now, which takes memory of the device as a pass over the rows in question does."""
+    return _compiling.locked()
 
 
 def _compiled_twin(unet: Module, backend: Backend, *, is_whole: bool) -> Module:
@@ -249,11 +268,6 @@ def _regions(unet: Any) -> Sequence[Module]:
     return next(filter(None, found), [unet])
 
 
-def _buckets_up_to(most_rows: int, buckets: Iterable[int]) -> Sequence[int]:
-    """The buckets in order; one that is larger than ever needed gives way to what is needed."""
-    return sorted({min(bucket, most_rows) for bucket in buckets})
-
-
 def _rows_in(leaves: Sequence[Any]) -> int | None:
     """How many rows the tensors of a call have; None when they do not agree."""
     counts = {len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim}
@@ -267,12 +281,17 @@ def _told(leaf: Any) -> Any:
     return Rows(leaf.dtype, tuple(leaf.shape[1:])) if leaf.ndim else Rows(torch.float32, ())
 
 
-def _has_adapters(unet: Any) -> bool:
-    return bool(getattr(unet, "_hf_peft_config_loaded", False))
+@cache
+def _end_in_order() -> None:
+    """Let the process end after what is being compiled, not within, which aborts it."""
+    atexit.register(_close_all)
 
 
-@contextmanager
-def _without_compiling() -> Iterator[None]:
-    """What would have to be compiled within raises."""
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        yield
+def _close_all() -> None:
+    for one in tuple(_at_work):
+        one.close(EXIT_SECONDS)
+
+
+def _without_compiling() -> Any:
+    """A context in which what would have to be compiled raises."""
+    return torch._dynamo.config.patch(error_on_recompile=True)

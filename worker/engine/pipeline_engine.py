@@ -42,6 +42,8 @@ _log = structlog.get_logger()
 class PipelineEngine:
     """Runs frames of one loaded model, up to `max_frames` in one call; implements `worker.engine.port.Engine`."""
 
+    late_join = False
+
     def __init__(self, family: Family, parts: Parts, *, max_frames: int, adapters: AdapterRack | None = None) -> None:
         self._call: DiffusersCall | None = DiffusersCall(family, parts)
         self._adapters = adapters or AdapterRack()

@@ -143,7 +143,9 @@ class Load:
 
 
 class Engine(Protocol):
-    """Denoises frames of one loaded model."""
+    """Denoises frames of one loaded model. `late_join`: frames can join while others run; joining takes time then."""
+
+    late_join: bool
 
     def offer(self, frame: Prepared) -> Admission:
         """Whether this frame can join now. A frame offered to an empty engine is always admitted."""

@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import ceil
 
 _SMOOTHING = 0.2
 _KNEE = 0.95
 _LEAST_SAMPLES = 3
 _RAISE_AFTER = 200
 _UNMEASURED_ROWS = 4
+_LEAST_ROWS = 8
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class TickTimes:
         if line is None or line[1] <= 0 or line[0] <= 0:
             return most
         a, b = line
-        return min(most, max(2, -int(-_KNEE * most * a / (a + (1 - _KNEE) * b * most))))
+        return min(most, max(2, ceil(_KNEE * most * a / (a + (1 - _KNEE) * b * most))))
 
 
 class RowBudget:
@@ -73,8 +75,11 @@ class RowBudget:
         self._times: dict[str, TickTimes] = defaultdict(TickTimes)
 
     def limit(self, key: str) -> int:
-        """The most rows that one pass takes now: what fits, and no more than pays."""
-        return min(self.fitting(key), self._times[key].knee(self.most_rows))
+        """The most rows that one pass takes now: what fits, and no more than pays.
+
+        Eight always pay: where a pass of few rows is as good as one of many, a newcomer would wait for nothing.
+        """
+        return min(self.fitting(key), max(_LEAST_ROWS, self._times[key].knee(self.most_rows)))
 
     def fitting(self, key: str) -> int:
         """The most rows that fit the memory, as far as is known."""

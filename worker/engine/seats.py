@@ -63,9 +63,9 @@ class Seats:
 
     def _has_room(self, frame: Prepared, active: Sequence[Running]) -> bool:
         key, rows = step_key(frame.params), rows_of(frame)
-        alike = sum(one.rows for one in active if one.key == key)
+        alike = sum(rows_of(one.frame) for one in active if one.key == key)
         return (
-            sum(one.rows for one in active) + rows <= self._budget.most_rows
+            sum(rows_of(one.frame) for one in active) + rows <= self._budget.most_rows
             and (not alike or alike + rows <= self._budget.limit(key))
         )  # fmt: skip
 
@@ -84,7 +84,7 @@ class Seats:
         """Refused where a slower tick would cost a running job a deadline that it meets now."""
         key = step_key(frame.params)
         alike = [one for one in self.active() if one.key == key]
-        rows = sum(one.rows for one in alike)
+        rows = sum(rows_of(one.frame) for one in alike)
         now, then = self._budget.seconds(key, rows), self._budget.seconds(key, rows + rows_of(frame))
         if now is None or then is None:
             return Admission(True)

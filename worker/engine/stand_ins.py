@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -65,6 +65,8 @@ class TextEncoder(StandIn):
 
     def __call__(self, input_ids: Tensor, **how: Any) -> Any:
         known: OrderedDict[Any, Any] = self._known
+        if any(isinstance(value, Tensor) for value in how.values()):  # a mask, which no checkpoint of ours asks for
+            return self._model(input_ids, **how)
         key = (tuple(input_ids.flatten().tolist()), len(input_ids), repr(sorted(how.items())))
         if key not in known:
             known[key] = _slim(self._model(input_ids, **how))
@@ -81,7 +83,7 @@ class TextEncoder(StandIn):
 def stand_ins_for(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a model with stand-ins for all that frames share."""
     made = dict(parts)
-    made |= {name: Denoiser(name, parts[name]) for name in DENOISERS if parts.get(name) is not None}
+    made |= denoisers_for(parts)
     made |= {
         name: TextEncoder(name, part)
         for name, part in parts.items()
@@ -90,6 +92,11 @@ def stand_ins_for(parts: Mapping[str, Any]) -> dict[str, Any]:
     if "vae" in parts:
         made["vae"] = PictureEncoder("vae", parts["vae"])
     return made
+
+
+def denoisers_for(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand-ins for what is called once per step. What families remember by them is not remembered by others."""
+    return {name: Denoiser(name, parts[name]) for name in DENOISERS if parts.get(name) is not None}
 
 
 def shared_calls(parts: Mapping[str, Any]) -> dict[str, Run]:
@@ -102,11 +109,12 @@ def shared_calls(parts: Mapping[str, Any]) -> dict[str, Run]:
 
 
 def _encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Means and variances of the latents. In float32 only where float16 would overflow: bfloat16 has the range."""
-    if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
-        with in_float32(vae):
-            return vae.encode(pictures.float()).latent_dist.parameters  # type: ignore[no-any-return]
-    return vae.encode(pictures.to(vae.dtype)).latent_dist.parameters  # type: ignore[no-any-return]
+    """Means and variances of the latents, computed in the number format of the pictures, as the call would have it.
+
+    SDXL's calls encode in float32 and all others in the format of the model, whatever the VAE's configuration says.
+    """
+    with nullcontext() if pictures.dtype == vae.dtype else in_float32(vae):
+        return vae.encode(pictures.to(vae.dtype)).latent_dist.parameters  # type: ignore[no-any-return]
 
 
 def _slim(answer: Any) -> Any:

@@ -19,13 +19,13 @@ from worker.engine.decoding import Decoder, Made
 from worker.engine.departures import Departures
 from worker.engine.diffusers_call import DiffusersCall, scaled
 from worker.engine.measuring import Gauge, HostGauge
-from worker.engine.passes import Group, Passes, Run
+from worker.engine.passes import FastRun, Group, Passes
 from worker.engine.port import Admission, DeviceLost, Emit, Failed, Finished, Left, Load, Prepared, Stepped
 from worker.engine.previews import Previewer
 from worker.engine.row_budget import RowBudget
 from worker.engine.running import Running
 from worker.engine.seats import Seats
-from worker.engine.stand_ins import DENOISERS, ENCODE, TextEncoder, shared_calls, stand_ins_for
+from worker.engine.stand_ins import DENOISERS, ENCODE, TextEncoder, denoisers_for, shared_calls, stand_ins_for
 from worker.failures import is_device_lost
 from worker.memory import weight_bytes
 from worker.pipelines.family import Family, Parts
@@ -37,6 +37,8 @@ class StepEngine:
     At most `budget.most_rows` rows are in it at a time; a frame with guidance has two.
     """
 
+    late_join = True
+
     def __init__(
         self,
         family: Family,
@@ -45,15 +47,18 @@ class StepEngine:
         budget: RowBudget,
         gauge: Gauge | None = None,
         adapters: AdapterRack | None = None,
-        fast: Mapping[str, Run] | None = None,
+        fast: Mapping[str, FastRun] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._parts = parts
         self._stand_ins = stand_ins_for(parts)
         self._plain = DiffusersCall(family, parts)
         self._call = DiffusersCall(family, self._stand_ins, has_host_timesteps=True)
+        # Kandinsky remembers what its prior has made, which in company is rounded otherwise.
+        self._call_alone = DiffusersCall(family, self._stand_ins | denoisers_for(parts), has_host_timesteps=True)
         self._decoder = Decoder(family, parts)
         self._passes = Passes(shared_calls(parts), budget=budget, gauge=gauge or HostGauge(), fast=fast)
+        self._fast = fast or {}
         self._adapters = adapters or AdapterRack()
         self._budget = budget
         self._seats = Seats(budget, now)
@@ -69,7 +74,8 @@ class StepEngine:
         """Take the frame in and run its call to the first evaluation of a model. Raises what the call raises."""
         if not self._seats:
             self._hang(frame)
-        coroutine = Coroutine(lambda: self._call.denoise([frame], one_stepped))
+        call = self._call_alone if frame.job.params.deterministic else self._call
+        coroutine = Coroutine(lambda: call.denoise([frame], one_stepped))
         one = Running(frame, coroutine, left=frame.steps, joined_at=perf_counter())
 
         def one_stepped(done: int, total: int, latents: torch.Tensor) -> None:
@@ -91,12 +97,14 @@ class StepEngine:
         Raises `DeviceLost`; the frames that have not been reported then are lost with the process.
         """
         self._emit = emit
-        self._dismiss()
-        self._seats.wake()
         with torch.inference_mode():
-            for models in ((ENCODE,), DENOISERS):
-                for group in self._passes.groups(self._seats.active(), models):
+            self._dismiss()
+            self._seats.wake()
+            while encoding := self._passes.groups(self._seats.active(), (ENCODE,)):
+                for group in encoding:  # inpainting encodes twice
                     self._advance(group)
+            for group in self._passes.groups(self._seats.active(), DENOISERS):
+                self._advance(group)
             for group in self._through():
                 self._finish(group)
         self._departures.keep_only(one.frame for one in self._seats.all())
@@ -120,9 +128,12 @@ class StepEngine:
 
     def close(self) -> None:
         """Let go of the model's parts and of what is still running."""
-        self._abandon(self._seats.all())
-        self._parts, self._stand_ins = {}, {}
-        del self._plain, self._call, self._decoder, self._passes
+        with torch.inference_mode():
+            self._abandon(self._seats.all())
+        for run in self._fast.values():
+            run.close()
+        self._parts, self._stand_ins, self._fast = {}, {}, {}
+        del self._plain, self._call, self._call_alone, self._decoder, self._passes
 
     def _hang(self, frame: Prepared) -> None:
         if self._adapters.holds(frame.params.adapters):

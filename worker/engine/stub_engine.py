@@ -23,6 +23,8 @@ class StubEngine:
     shows. A step lasts `step_seconds`, however many frames share it.
     """
 
+    late_join = True
+
     def __init__(
         self, *, step_seconds: float = 0.0, max_frames: int = 8, sleep: Callable[[float], None] = time.sleep
     ) -> None:
