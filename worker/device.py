@@ -42,6 +42,13 @@ def pick_device(spec: str, *, is_pinned: bool = False) -> Device:
     return _mps() if kind == "mps" else _cpu()
 
 
+def main_memory() -> "torch.device":
+    """Where parts wait that are not on a device."""
+    import torch
+
+    return torch.device("cpu")
+
+
 def use_threads(count: int) -> None:
     """Let torch compute with `count` CPU threads; 0 takes half of the cores, at least one."""
     import torch

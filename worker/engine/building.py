@@ -1,8 +1,8 @@
 """From a card to a loaded engine: what `Residency` builds with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.domain.capabilities import Task
 from common.domain.catalogue import AdapterCard, Catalogue, ModelCard
@@ -14,8 +14,9 @@ from worker.checkpoints.fingerprints import vae_fingerprint
 from worker.checkpoints.loading import load_components
 from worker.checkpoints.places import Shelf
 from worker.checkpoints.tuning import tune
-from worker.device import Device
+from worker.device import Device, main_memory
 from worker.engine.adapters import AdapterRack
+from worker.engine.offloading import offload
 from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Engine
 from worker.engine.stub_engine import NAME as STUB
@@ -23,8 +24,8 @@ from worker.engine.stub_engine import StubEngine
 from worker.memory import room_for_models, room_for_rows
 from worker.pipelines.registry import family_of
 
-if TYPE_CHECKING:
-    from worker.engine.passes import FastRun
+# So that one job of an odd size does not start a compilation, which takes as long as hundreds of passes.
+COMPILE_AFTER_PASSES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,21 @@ class EngineBuilder:
             return StubEngine(step_seconds=self.settings.stub_step_seconds, max_frames=self.settings.batch_frames)
         if self.device is None:
             raise ValueError(f"model {card.id} needs a device")
-        parts = load_components(card, self.device, self.shelf)
-        tune(parts, channels_last=self.settings.channels_last, fuse_qkv=self.settings.fuse_qkv)
+        parts = load_components(card, self._loading_device(self.device), self.shelf)
+        fuse_qkv = self.settings.fuse_qkv and not card.adapters  # they would find no place, and say nothing
+        tune(parts, channels_last=self.settings.channels_last, fuse_qkv=fuse_qkv)
         adapters = AdapterRack(dict(card.adapters), self._find_adapter)
         if self._is_stepping(card):
             return self._step_engine(card, self.device, parts, adapters)
-        return PipelineEngine(family_of(card), parts, max_frames=self.settings.batch_frames, adapters=adapters)
+        stage = offload(parts, self.device.torch_device) if self.settings.offload == "model" else None
+        family, most = family_of(card), self.settings.batch_frames
+        return PipelineEngine(family, parts, max_frames=most, adapters=adapters, stage=stage)
+
+    def _loading_device(self, device: Device) -> Device:
+        """Where parts are loaded to: with offloading, they wait in main memory."""
+        if self.settings.offload == "off":
+            return device
+        return replace(device, torch_device=main_memory())
 
     @property
     def capacity(self) -> Capacity:
@@ -86,15 +96,21 @@ class EngineBuilder:
 
         room = self.settings.row_memory_bytes or room_for_rows(device)
         budget = RowBudget(self.settings.max_rows, room)
-        fast = self._compiled(parts)
-        return StepEngine(family_of(card), parts, budget=budget, gauge=gauge_for(device), adapters=adapters, fast=fast)
-
-    def _compiled(self, parts: dict[str, Any]) -> "dict[str, FastRun]":
+        family, gauge = family_of(card), gauge_for(device)
         if self.settings.compile == "off":
-            return {}
-        from worker.engine.compiling import CompiledDenoiser
+            return StepEngine(family, parts, budget=budget, gauge=gauge, adapters=adapters)
+        from worker.engine.compiling import CompiledDenoiser, is_compiling
 
-        return {"unet": CompiledDenoiser(parts["unet"], most_rows=self.settings.max_rows)}
+        unet = CompiledDenoiser(parts["unet"], most_rows=self.settings.max_rows, patience=COMPILE_AFTER_PASSES)
+        return StepEngine(
+            family,
+            parts,
+            budget=budget,
+            gauge=gauge,
+            adapters=adapters,
+            fast={"unet": unet},
+            is_disturbed=is_compiling,
+        )
 
     def may_hand_latents(self, before: PassParams, after: PassParams) -> bool:
         """Whether the models of two passes share a VAE and the second can start from latents. Any thread.

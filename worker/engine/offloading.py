@@ -36,15 +36,19 @@ class Stage:
         return self._present
 
     def enter(self, part: Module) -> None:
-        """Bring this part onto the device, and any other off it."""
+        """Bring this part onto the device, and any other off it. Where it does not fit, nobody is there."""
         if part is self._present:
             return
         self.clear()
-        self._present = part  # before the copies, so that one that fails half-way is undone by `clear`
-        with torch.inference_mode(False):
-            for tensor in _tensors(part):
-                self._waiting[id(tensor)] = tensor.data
-                tensor.data = tensor.data.to(self.device, copy=True)
+        self._present = part
+        try:
+            with torch.inference_mode(False):
+                for tensor in _tensors(part):
+                    self._waiting[id(tensor)] = tensor.data
+                    tensor.data = tensor.data.to(self.device, copy=True)
+        except BaseException:
+            self.clear()
+            raise
 
     def clear(self) -> None:
         """Nobody is on the device any more. A number format that a part was given there stays."""

@@ -34,16 +34,24 @@ class FastRun(Protocol):
 
 class Passes:
     """Runs the shared models of one engine. `shared` are the models by the names in calls; `fast` may stand in for
-    some of them, with slightly other rounding, wherever a pass is not a deterministic job's.
+    some of them, with slightly other rounding, wherever a pass is not a deterministic job's. While `is_disturbed`, as
+    by a compilation, what a pass takes says nothing.
     """
 
     def __init__(
-        self, shared: Mapping[str, Run], *, budget: RowBudget, gauge: Gauge, fast: Mapping[str, FastRun] | None = None
+        self,
+        shared: Mapping[str, Run],
+        *,
+        budget: RowBudget,
+        gauge: Gauge,
+        fast: Mapping[str, FastRun] | None = None,
+        is_disturbed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._shared = shared
         self._fast: Mapping[str, Run] = {**shared, **(fast or {})}
         self._budget = budget
         self._gauge = gauge
+        self._is_disturbed = is_disturbed
         self._stacks: dict[Any, Stack] = {}
 
     def groups(self, active: Iterable[Running], models: Sequence[str]) -> list[Group]:
@@ -95,7 +103,7 @@ class Passes:
         rows = [one.rows for one in group]
 
         def note(seconds: float, used_bytes: int | None) -> None:
-            if model == DENOISERS[0]:
+            if model == DENOISERS[0] and not self._is_disturbed():
                 self._budget.note(key, sum(rows), seconds, used_bytes)
 
         weigh = model == DENOISERS[0] and self._budget.is_unmeasured(key, sum(rows))

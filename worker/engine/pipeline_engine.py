@@ -14,6 +14,7 @@ from worker.engine.decoding import Decoder, Outcome
 from worker.engine.departures import Departures
 from worker.engine.diffusers_call import DiffusersCall, scaled
 from worker.engine.frames import strangers
+from worker.engine.offloading import Stage, largest_bytes
 from worker.engine.port import (
     Admission,
     DeviceLost,
@@ -44,9 +45,18 @@ class PipelineEngine:
 
     late_join = False
 
-    def __init__(self, family: Family, parts: Parts, *, max_frames: int, adapters: AdapterRack | None = None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        parts: Parts,
+        *,
+        max_frames: int,
+        adapters: AdapterRack | None = None,
+        stage: Stage | None = None,
+    ) -> None:
         self._call: DiffusersCall | None = DiffusersCall(family, parts)
         self._adapters = adapters or AdapterRack()
+        self._stage = stage
         self._previewer = Previewer(family.LATENT_RGB)
         self._max_frames = max_frames
         self._limits: dict[str, int] = {}
@@ -91,8 +101,9 @@ class PipelineEngine:
         return Load(len(self._joined), self._max_frames)
 
     def weight_bytes(self) -> int:
-        """Memory of the model's parts."""
-        return weight_bytes(self._loaded().parts.values())
+        """Memory of the model's parts on the device: of the largest, where they come there one at a time."""
+        parts = self._loaded().parts
+        return weight_bytes(parts.values()) if self._stage is None else largest_bytes(parts)
 
     def close(self) -> None:
         """Let go of the model's parts."""
@@ -141,6 +152,9 @@ class PipelineEngine:
         except Exception as error:  # the edge of one call; what becomes of its frames is decided in `_recover`
             _log.warning("engine.call_failed", frames=len(frames), is_saving=is_saving, exc_info=error)
             return _without_traceback(error)
+        finally:
+            if self._stage is not None:
+                self._stage.clear()
 
     def _on_step(self, frames: Sequence[Prepared], emit: Emit) -> "_Stepper":
         return _Stepper(frames, emit, self._departures, self._previewer)

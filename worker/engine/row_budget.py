@@ -113,5 +113,5 @@ class RowBudget:
 
     def lower(self, key: str, rows: int) -> None:
         """A pass over more than `rows` did not fit."""
-        self._lowered[key] = max(1, rows)
+        self._lowered[key] = max(1, min(rows, self._lowered.get(key, rows)))
         self._streaks[key] = 0

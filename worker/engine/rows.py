@@ -29,9 +29,8 @@ class Call:
 
 def call_of(model: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """The call with its rows counted and its shape told. Its first tensor that has dimensions has the rows."""
-    leaves = list(_leaves((args, kwargs)))
-    rows = next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)
-    return Call(model, args, kwargs, rows, (model, *(_shape(leaf, rows) for leaf in leaves)))
+    rows = next(len(leaf) for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim)
+    return Call(model, args, kwargs, rows, (model, _form((args, kwargs), rows)))
 
 
 class Stack:
@@ -100,6 +99,15 @@ def _share(answer: Any, leaves: Iterable[Any]) -> Any:
 
 def _row(row: int, leaf: Any) -> Any:
     return leaf[row : row + 1] if isinstance(leaf, Tensor) and leaf.ndim else leaf
+
+
+def _form(value: Any, rows: int) -> Hashable:
+    """What calls that share a pass have in common: names, their order, and the shape of each leaf."""
+    if isinstance(value, Mapping):
+        return tuple((name, _form(one, rows)) for name, one in value.items())
+    if isinstance(value, (tuple, list)):
+        return tuple(_form(one, rows) for one in value)
+    return _shape(value, rows)
 
 
 def _shape(leaf: Any, rows: int) -> Hashable:

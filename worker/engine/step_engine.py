@@ -48,6 +48,7 @@ class StepEngine:
         gauge: Gauge | None = None,
         adapters: AdapterRack | None = None,
         fast: Mapping[str, FastRun] | None = None,
+        is_disturbed: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._parts = parts
@@ -57,7 +58,9 @@ class StepEngine:
         # Kandinsky remembers what its prior has made, which in company is rounded otherwise.
         self._call_alone = DiffusersCall(family, self._stand_ins | denoisers_for(parts), has_host_timesteps=True)
         self._decoder = Decoder(family, parts)
-        self._passes = Passes(shared_calls(parts), budget=budget, gauge=gauge or HostGauge(), fast=fast)
+        self._passes = Passes(
+            shared_calls(parts), budget=budget, gauge=gauge or HostGauge(), fast=fast, is_disturbed=is_disturbed
+        )
         self._fast = fast or {}
         self._adapters = adapters or AdapterRack()
         self._budget = budget
