@@ -41,8 +41,8 @@ check: $(INSTALLED) ## Lint, format, types, layers and the rules of the house
 test-chaos: $(INSTALLED) ## Full-size fault runs with real processes and signals
 	$(BIN)/python -m pytest -m chaos $(TEST_ARGS)
 
-bench: $(INSTALLED) ## Measure what the service adds to the bare model
-	$(BIN)/python -m benchmarks.overhead $(BENCH_ARGS)
+bench: $(INSTALLED) ## Measure engines and service against plain diffusers, and draw the figures (about 15 minutes)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(INSTALLED) ## Write docs/schema.md and docs/settings.md anew from the code
 	$(BIN)/python docs/generate.py

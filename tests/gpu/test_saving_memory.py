@@ -55,7 +55,7 @@ def test_pictures_decoded_one_by_one_are_what_they_are_together(studio: Studio, 
 def test_model_offload_of_diffusers_itself_makes_the_picture_of_a_resident_model(
     studio: Studio, half: Device, family: str
 ) -> None:
-    """The product has no such setting: this is what one could be built on."""
+    """Ours is made otherwise (`worker.engine.offloading`); this is what it is measured against."""
     drawn = []
     for is_offloaded in (False, True):
         pipeline = pipeline_for(family).pipeline(studio.parts(family, half), Task.TXT2IMG, None)
