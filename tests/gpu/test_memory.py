@@ -4,10 +4,9 @@ from common.domain.capabilities import Task
 from common.domain.catalogue import ModelCard
 from common.domain.params import EditParams
 from tests.gpu.memory import between, leaving, need_of
-from tests.gpu.studio import Studio, develop, events_of, finished, frames, job, psnr
+from tests.gpu.plainly import Plainly
+from tests.gpu.studio import Studio, develop, events_of, finished, job, psnr
 from worker.device import Device
-from worker.engine.adapters import AdapterRack
-from worker.engine.diffusers_call import DiffusersCall, Made
 from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Failed
 from worker.failures import classify
@@ -23,23 +22,13 @@ def wide(**changes: int) -> EditParams:
     )
 
 
-def run_plainly(call: DiffusersCall, params: EditParams, *, is_saving: bool) -> Made:
-    """The first frame of this job, without an engine that would recover."""
-    if is_saving:
-        with call.saving_memory():
-            return run_plainly(call, params, is_saving=False)
-    made = call.run(frames(params), lambda *_: None)[0]
-    assert isinstance(made, Made)
-    return made
-
-
 def test_a_job_that_fits_only_when_decoded_in_tiles_ends_well(studio: Studio, half: Device) -> None:
     parts, params = studio.parts("medium", half), wide()
-    call = DiffusersCall(stable_diffusion, parts, AdapterRack())
-    whole, tiled = (run_plainly(call, params, is_saving=is_saving).picture for is_saving in (False, True))
+    plainly = Plainly(stable_diffusion, parts)
+    whole, tiled = (plainly.pictures(params, is_saving=is_saving)[0] for is_saving in (False, True))
     room = between(
-        need_of(lambda: run_plainly(call, params, is_saving=True)),
-        need_of(lambda: run_plainly(call, params, is_saving=False)),
+        need_of(lambda: plainly.run(params, is_saving=True)),
+        need_of(lambda: plainly.run(params, is_saving=False)),
     )
     engine = PipelineEngine(stable_diffusion, parts, max_frames=8)
     with leaving(room):
@@ -63,10 +52,10 @@ def test_images_that_do_not_fit_together_are_made_a_few_at_a_time(studio: Studio
 
 def test_a_job_that_can_never_fit_ends_as_out_of_memory_and_the_next_is_normal(studio: Studio, half: Device) -> None:
     parts, small, large = studio.parts("medium", half), job(Task.TXT2IMG), wide(width=2048, height=2048)
-    call = DiffusersCall(stable_diffusion, parts, AdapterRack())
+    plainly = Plainly(stable_diffusion, parts)
     engine = PipelineEngine(stable_diffusion, parts, max_frames=8)
     (expected,) = develop(engine, small)
-    room = between(need_of(lambda: develop(engine, small)), need_of(lambda: run_plainly(call, large, is_saving=True)))
+    room = between(need_of(lambda: develop(engine, small)), need_of(lambda: plainly.run(large, is_saving=True)))
     with leaving(room):
         failed = [event for event in events_of(engine, large) if isinstance(event, Failed)]
         (made,) = develop(engine, small)

@@ -5,50 +5,40 @@ from typing import Any
 import pytest
 
 from common.domain.capabilities import Task
-from tests.gpu.studio import Studio, frames, job, psnr
+from tests.gpu.plainly import Plainly
+from tests.gpu.studio import Studio, job, psnr
 from worker.device import Device, pick_device
-from worker.engine.adapters import AdapterRack
-from worker.engine.diffusers_call import DiffusersCall, Made
 from worker.pipelines.registry import pipeline_for
 
 PARAMS = job(Task.TXT2IMG, num_images=2, width=256, height=256)
 
 
-def call_on(studio: Studio, family: str, device: Device) -> DiffusersCall:
-    return DiffusersCall(pipeline_for(family), studio.parts(family, device), AdapterRack())
-
-
-def pictures(call: DiffusersCall) -> list[Any]:
-    return [one.picture for one in call.run(frames(PARAMS), lambda *_: None) if isinstance(one, Made)]
+def plainly_on(studio: Studio, family: str, device: Device) -> Plainly:
+    return Plainly(pipeline_for(family), studio.parts(family, device))
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl"])
 def test_a_picture_decoded_in_tiles_is_about_what_it_is_in_one_piece(studio: Studio, half: Device, family: str) -> None:
     """Of a random decoder that is 27 dB on the CPU, and 12 dB from one seed to the next."""
-    call = call_on(studio, family, half)
-    whole = pictures(call)
-    with call.saving_memory():
-        tiled = pictures(call)
+    plainly = plainly_on(studio, family, half)
+    whole, tiled = (plainly.pictures(PARAMS, is_saving=is_saving) for is_saving in (False, True))
     assert all(psnr(*pair) >= 22 for pair in zip(tiled, whole, strict=True))
     assert psnr(*tiled) < 18
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl"])
 def test_a_picture_decoded_in_tiles_is_that_of_the_cpu(studio: Studio, half: Device, family: str) -> None:
-    drawn = []
-    for device in (half, pick_device("cpu")):
-        call = call_on(studio, family, device)
-        with call.saving_memory():
-            drawn.append(pictures(call))
+    devices = (half, pick_device("cpu"))
+    drawn = [plainly_on(studio, family, device).pictures(PARAMS, is_saving=True) for device in devices]
     assert all(psnr(*pair) >= 35 for pair in zip(*drawn, strict=True))
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl"])
 def test_pictures_decoded_one_by_one_are_what_they_are_together(studio: Studio, half: Device, family: str) -> None:
-    call = call_on(studio, family, half)
-    together = pictures(call)
-    call.parts["vae"].enable_slicing()
-    assert all(psnr(*pair) >= 40 for pair in zip(pictures(call), together, strict=True))
+    plainly = plainly_on(studio, family, half)
+    together = plainly.pictures(PARAMS)
+    plainly.parts["vae"].enable_slicing()
+    assert all(psnr(*pair) >= 40 for pair in zip(plainly.pictures(PARAMS), together, strict=True))
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion", "sdxl"])
