@@ -109,7 +109,7 @@ class Executor:
         """How many more frames could start within the next second or so. Any thread."""
         running = self._pace.running()
         free = self._most - running if self._capacity.has_late_join or not running else 0
-        return free + self._pace.leaving_within(AHEAD_SECONDS) - self._roster.ready_count()
+        return free + self._pace.leaving_within(AHEAD_SECONDS) - self._roster.waiting_count()
 
     def may_park(self) -> bool:
         """Whether an urgent job would find frames to park. Any thread."""

@@ -39,7 +39,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _come_again)
     runtime.start()
-    sys.exit(_consume_doorbells(settings, runtime) if settings.doorbells else _wait(runtime))
+    status = _consume_doorbells(settings, runtime) if settings.doorbells else _wait(runtime)
+    if runtime.has_stragglers:
+        os._exit(status)
+    sys.exit(status)
 
 
 def _come_again(*_: object) -> None:

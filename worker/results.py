@@ -35,9 +35,10 @@ class ResultWriter:
         return stored, {"store_ms": round((time.monotonic() - began) * 1000)}
 
     def write_grid(self, job: ClaimedJob, original: Image | None, pictures: list[Image]) -> StoredImage:
-        """The input beside the results, stored. Raises `StoreUnavailable`."""
+        """The input beside the results, stored; one picture of no input stands alone. Raises `StoreUnavailable`."""
         first, *others = pictures if original is None else [original, *pictures]
-        return self._store_picture(job, "grid", before_and_after(first, others), job.params.seed, None)
+        grid = before_and_after(first, others) if others else first
+        return self._store_picture(job, "grid", grid, job.params.seed, None)
 
     def write_step(self, job: ClaimedJob, number: int, handover: Handover) -> tuple[DoneStep, int]:
         """What pass `number` handed on, stored, and its size in bytes. Raises `StoreUnavailable`."""

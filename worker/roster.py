@@ -156,6 +156,11 @@ class Roster:
         with self._lock:
             return len(self._ready)
 
+    def waiting_count(self) -> int:
+        """Frames that wait for the device or are made ready for their next pass."""
+        with self._lock:
+            return len(self._ready) + len(self._coming)
+
     def take_unjoined(self, job_id: str | None = None) -> list[FrameRef]:
         """Take away every frame of a job (or of all) that has not begun to join, ready or still being prepared."""
         with self._lock:

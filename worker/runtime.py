@@ -119,6 +119,11 @@ class Runtime:
         """How busy the device thread is."""
         return self._executor.usage
 
+    @property
+    def has_stragglers(self) -> bool:
+        """After a drain: whether threads are left that a store keeps, and that the end of Python would wait for."""
+        return self._sink.is_storing()
+
     def start(self) -> None:
         """Register and begin to work. Raises `Unavailable` when the database is away."""
         with self._database.write() as connection:

@@ -82,7 +82,7 @@ class Sink:
     def run(self) -> None:
         """Work off events until closed and all pictures are stored."""
         is_closed = False
-        while not is_closed or self._pending:
+        while not is_closed or (self._pending and not self._abandon.is_set()):
             event = self._events.get()
             if event is None:
                 is_closed = True
@@ -102,8 +102,15 @@ class Sink:
         self._events.put(None)
 
     def abandon(self) -> None:
-        """Stop waiting for a database that is away; leases run out and the sweeper takes over."""
+        """Stop waiting for a database or a store that is away; leases run out and the sweeper takes over."""
         self._abandon.set()
+        self._storer.give_up()
+        self._events.put(None)
+
+    def is_storing(self) -> bool:
+        """Whether pictures are on their way to the store, which only the end of the process stops now."""
+        with self._lock:
+            return bool(self._pending)
 
     def fail_unprepared(self, job: ClaimedJob, error: Exception) -> None:
         """A job that never became ready: all its frames fail at once. Any thread."""

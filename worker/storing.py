@@ -16,6 +16,8 @@ from worker.handover import Handover
 from worker.results import ResultWriter
 from worker.roster import HeldJob, Roster
 
+_COMPLETING_THREADS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Developed:
@@ -53,35 +55,57 @@ class Stored:
 
 
 class Storer:
-    """Stores what the device makes, `threads` pictures at once; `done` is told of each, on one of those threads."""
+    """Stores what the device makes, `threads` pictures at once; `done` is told of each, on one of those threads.
+
+    Frames are made ready for their next pass on threads of their own, so that a slow store does not keep the device
+    from a chain.
+    """
 
     def __init__(self, *, results: ResultWriter, roster: Roster, threads: int, done: Callable[[Stored], None]) -> None:
         self._results = results
         self._roster = roster
         self._done = done
-        self._pool = ThreadPoolExecutor(threads, "store")
+        self._completing = ThreadPoolExecutor(_COMPLETING_THREADS, "complete")
+        self._storing = ThreadPoolExecutor(threads, "store")
         self._lock = threading.Lock()
 
     def put(self, event: Developed | Finished) -> None:
         """Store this soon. A `Finished` without its frame is complete already and goes nowhere from here."""
-        self._pool.submit(self._store, event)
+        if isinstance(event, Developed):
+            self._completing.submit(self._edge, event.made, lambda held: self._complete(event))
+        else:
+            self._storing.submit(self._edge, event, lambda held: self._done(self._store(held, event)))
 
     def close(self) -> None:
         """Take nothing more; what was put is still stored."""
-        self._pool.shutdown(wait=False)
+        self._completing.shutdown(wait=True)
+        self._storing.shutdown(wait=False)
 
-    def _store(self, event: Developed | Finished) -> None:
-        ref, made = event.ref, event.made if isinstance(event, Developed) else event
-        held = self._roster.get(ref)
+    def give_up(self) -> None:
+        """Begin nothing more, put or not."""
+        for pool in (self._completing, self._storing):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _edge(self, made: Finished, work: Callable[[HeldJob], None]) -> None:
+        """Do `work` for a job that is still wanted; what it raises fails this job and no other."""
+        held, ref = self._roster.get(made.ref), made.ref
         if held is None or held.is_unwanted:
             self._done(Stored(made, goes_on=self._goes_on(held, made)))
             return
         with structlog.contextvars.bound_contextvars(job_id=ref.job_id, fence=ref.fence):
             try:
-                stored = self._work(held, event)
+                work(held)
             except Exception as error:  # the edge of one picture
-                stored = Stored(made, goes_on=self._goes_on(held, made), error=error)
-        self._done(stored)
+                self._done(Stored(made, goes_on=self._goes_on(held, made), error=error))
+
+    def _complete(self, event: Developed) -> None:
+        """The picture in its place; and the frame ready for its next pass, if that takes pictures."""
+        frame, made = event.frame, event.made
+        if made.pixels is not None:
+            made = replace(made, pixels=complete(frame, made.pixels))
+        if frame.hands_on == "pixels":
+            self._roster.make_next_ready(next_frame(frame, made))
+        self._storing.submit(self._edge, made, lambda held: self._done(self._store(held, made)))
 
     def _goes_on(self, held: HeldJob | None, made: Finished) -> bool:
         """Whether the frame is on its way to another pass, or in one, although this one comes to nothing."""
@@ -90,8 +114,7 @@ class Storer:
         was_coming = self._roster.forget_next(made.ref)
         return held is not None and made.number < len(held.job.params.then) and not was_coming
 
-    def _work(self, held: HeldJob, event: Developed | Finished) -> Stored:
-        made = self._completed(event) if isinstance(event, Developed) else event
+    def _store(self, held: HeldJob, made: Finished) -> Stored:
         params = held.job.params
         stored = Stored(made, goes_on=made.number < len(params.then))
         if made.number in params.kept_passes and made.pixels is not None:
@@ -99,15 +122,6 @@ class Storer:
         if stored.goes_on and not made.is_stored:
             stored = replace(stored, step=self._store_step(held, made))
         return stored
-
-    def _completed(self, event: Developed) -> Finished:
-        """The picture in its place; and the frame ready for its next pass, if that takes pictures."""
-        frame, made = event.frame, event.made
-        if made.pixels is not None:
-            made = replace(made, pixels=complete(frame, made.pixels))
-        if frame.hands_on == "pixels":
-            self._roster.make_next_ready(next_frame(frame, made))
-        return made
 
     def _store_picture(self, held: HeldJob, stored: Stored, picture: Image) -> Stored:
         params, ref = held.job.params, stored.ref

@@ -26,6 +26,8 @@ def choose(pool: str, limit: int, *, alone: bool, company: Company, urgent: bool
     )
     if urgent:  # said as the index says it
         claimable &= jobs.c.lane == literal_column("'high'")
+    if urgent and not alone:  # such a head would keep those behind it waiting until a worker is empty
+        claimable &= ~jobs.c.solo
     order = (jobs.c.vtime, jobs.c.id)
     head = (
         select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)

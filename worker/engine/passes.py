@@ -70,8 +70,8 @@ class Passes:
     def answers(self, group: Group) -> list[Any]:
         """What the model answers each frame, or the exception that remains when the frame is alone.
 
-        A pass that fails is run again by halves, which finds the frame that it fails for; one that does not fit lowers
-        the budget besides, and a lone frame that does not fit is run row by row. Raises `DeviceLost`.
+        A pass that fails is run again by halves, which finds the frame that it fails for; a step that does not fit
+        lowers the budget besides, and a lone frame that does not fit is run row by row. Raises `DeviceLost`.
         """
         try:
             return self._pass(group)
@@ -82,7 +82,8 @@ class Passes:
             raise DeviceLost(str(failure)) from failure
         if is_out_of_memory(failure):
             release_memory()
-            self._budget.lower(group[0].key, sum(one.rows for one in group) // 2)
+            if group[0].call.model in DENOISERS:  # the rows of an encoding are other rows
+                self._budget.lower(group[0].key, sum(one.rows for one in group) // 2)
             if len(group) == 1:
                 return [self._answer_row_by_row(group[0])]
         if len(group) == 1:
@@ -115,10 +116,14 @@ class Passes:
     def _answer_row_by_row(self, one: Running) -> Any:
         run = self._shared[one.call.model]
         try:
-            return joined([run(*row.args, **row.kwargs) for row in row_by_row(one.call)])
+            answer = joined([run(*row.args, **row.kwargs) for row in row_by_row(one.call)])
         except Exception as error:  # the edge of one frame
             if not is_out_of_memory(error):
                 return error
+        else:
+            if one.call.model in DENOISERS:
+                count_pass([one])
+            return answer
         release_memory()
         return JobFailure(NO_MEMORY, code="out_of_memory")
 

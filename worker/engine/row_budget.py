@@ -52,9 +52,9 @@ class TickTimes:
         From R / (a + b R) >= 0.95 most / (a + b most), solved for R. More rows would only make each step slower.
         """
         line = self.line()
-        if line is None or line[1] <= 0 or line[0] <= 0:
+        if line is None or line[1] <= 0:
             return most
-        a, b = line
+        a, b = max(0.0, line[0]), line[1]
         return min(most, max(2, ceil(_KNEE * most * a / (a + (1 - _KNEE) * b * most))))
 
 

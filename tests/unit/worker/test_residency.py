@@ -101,6 +101,55 @@ def test_a_model_whose_size_is_known_evicts_no_more_than_it_needs() -> None:
     assert residency.resident() == ("a", "small")
 
 
+def test_busy_models_are_never_evicted_even_when_they_are_the_oldest() -> None:
+    builder = Builder()
+    residency = Residency(builder, budget_bytes=300)
+    for model_id in ("busy", "b", "c", "d"):
+        residency.engine_for(card(model_id), busy=("busy",) if "busy" in builder.built else ())
+    assert (builder.closed, {*residency.resident()}) == (["b"], {"busy", "c", "d"})
+
+
+def test_a_model_that_turns_out_larger_than_expected_evicts_no_busy_one() -> None:
+    builder = Builder({"a": 10, "b": 10, "large": 1000})
+    residency = Residency(builder, budget_bytes=100)
+    for model_id in ("a", "b"):
+        residency.engine_for(card(model_id))
+    residency.engine_for(card("large"), busy=("a",))
+    assert (builder.closed, residency.resident()) == (["b"], ("a", "large"))
+
+
+def test_a_model_that_cannot_be_loaded_beside_busy_ones_leaves_them_alone() -> None:
+    builder = Builder()
+    residency = Residency(builder, budget_bytes=200)
+    for model_id in ("busy", "idle"):
+        residency.engine_for(card(model_id))
+    with pytest.raises(JobFailure):
+        residency.engine_for(card("broken"), busy=("busy",))
+    assert (builder.closed, residency.resident()) == (["idle"], ("busy",))
+
+
+def test_there_is_room_for_what_is_loaded_and_beside_nothing_busy_for_anything() -> None:
+    residency = Residency(Builder({"a": 80}), budget_bytes=100)
+    assert residency.has_room_for(card("unknown"), ())
+    residency.engine_for(card("a"))
+    assert residency.has_room_for(card("a"), ("a",))
+    assert residency.has_room_for(card("unknown"), ())
+
+
+def test_beside_busy_models_there_is_room_for_what_fits_without_evicting_them() -> None:
+    """What is idle counts for nothing, and an unknown model for as much as the largest known."""
+    residency = Residency(Builder({"large": 60, "small": 30, "tiny": 10}), budget_bytes=100)
+    for model_id in ("tiny", "small", "large"):
+        residency.engine_for(card(model_id))
+    assert residency.resident() == ("tiny", "small", "large")
+    assert residency.has_room_for(card("unknown"), ("small",))
+    assert residency.has_room_for(card("unknown"), ("small", "tiny"))
+    assert not residency.has_room_for(card("unknown"), ("large",))
+    residency.engine_for(card("unknown"), busy=("small", "tiny"))
+    assert residency.resident() == ("small", "tiny", "unknown")
+    assert not residency.has_room_for(card("large"), ("small", "unknown"))
+
+
 def test_a_stub_card_needs_no_device_and_an_unknown_family_is_named() -> None:
     settings = Settings(batch_frames=3, stub_step_seconds=0.5)
     builder = EngineBuilder(device=None, shelf=Shelf(), catalogue=Catalogue({}), settings=settings)
