@@ -16,7 +16,6 @@ from worker.checkpoints.places import Shelf
 from worker.checkpoints.tuning import tune
 from worker.device import Device, main_memory
 from worker.engine.adapters import AdapterRack
-from worker.engine.offloading import offload
 from worker.engine.pipeline_engine import PipelineEngine
 from worker.engine.port import Engine
 from worker.engine.stub_engine import NAME as STUB
@@ -60,9 +59,7 @@ class EngineBuilder:
         adapters = AdapterRack(dict(card.adapters), self._find_adapter)
         if self._is_stepping(card):
             return self._step_engine(card, self.device, parts, adapters)
-        stage = offload(parts, self.device.torch_device) if self.settings.offload == "model" else None
-        family, most = family_of(card), self.settings.batch_frames
-        return PipelineEngine(family, parts, max_frames=most, adapters=adapters, stage=stage)
+        return self._pipeline_engine(card, self.device, parts, adapters)
 
     def _loading_device(self, device: Device) -> Device:
         """Where parts are loaded to: with offloading, they wait in main memory."""
@@ -88,6 +85,15 @@ class EngineBuilder:
             detail = f"model {card.id} runs on the pipeline engine only, and this worker has DARKROOM_ENGINE=step"
             raise JobFailure(detail, code="model_unavailable")
         return can
+
+    def _pipeline_engine(self, card: ModelCard, device: Device, parts: dict[str, Any], adapters: AdapterRack) -> Engine:
+        family, most = family_of(card), self.settings.batch_frames
+        if self.settings.offload == "off":
+            return PipelineEngine(family, parts, max_frames=most, adapters=adapters)
+        from worker.engine.offloading import offload
+
+        stage = offload(parts, device.torch_device)
+        return PipelineEngine(family, parts, max_frames=most, adapters=adapters, stage=stage)
 
     def _step_engine(self, card: ModelCard, device: Device, parts: dict[str, Any], adapters: AdapterRack) -> Engine:
         from worker.engine.measuring import gauge_for

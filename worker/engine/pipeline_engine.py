@@ -14,7 +14,6 @@ from worker.engine.decoding import Decoder, Outcome
 from worker.engine.departures import Departures
 from worker.engine.diffusers_call import DiffusersCall, scaled
 from worker.engine.frames import strangers
-from worker.engine.offloading import Stage, largest_bytes
 from worker.engine.port import (
     Admission,
     DeviceLost,
@@ -35,6 +34,8 @@ from worker.pipelines.family import Family, Parts
 if TYPE_CHECKING:
     import torch
 
+    from worker.engine.offloading import Stage
+
 NAME = "pipeline"
 
 _log = structlog.get_logger()
@@ -52,7 +53,7 @@ class PipelineEngine:
         *,
         max_frames: int,
         adapters: AdapterRack | None = None,
-        stage: Stage | None = None,
+        stage: "Stage | None" = None,
     ) -> None:
         self._call: DiffusersCall | None = DiffusersCall(family, parts)
         self._adapters = adapters or AdapterRack()
@@ -103,7 +104,11 @@ class PipelineEngine:
     def weight_bytes(self) -> int:
         """Memory of the model's parts on the device: of the largest, where they come there one at a time."""
         parts = self._loaded().parts
-        return weight_bytes(parts.values()) if self._stage is None else largest_bytes(parts)
+        if self._stage is None:
+            return weight_bytes(parts.values())
+        from worker.engine.offloading import largest_bytes
+
+        return largest_bytes(parts)
 
     def close(self) -> None:
         """Let go of the model's parts."""

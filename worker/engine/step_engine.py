@@ -10,6 +10,7 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any
 
+import structlog
 import torch
 
 from common.clock import utc_now
@@ -29,6 +30,8 @@ from worker.engine.stand_ins import DENOISERS, ENCODE, TextEncoder, denoisers_fo
 from worker.failures import is_device_lost
 from worker.memory import weight_bytes
 from worker.pipelines.family import Family, Parts
+
+_log = structlog.get_logger()
 
 
 class StepEngine:
@@ -167,6 +170,8 @@ class StepEngine:
             except Exception as error:  # the edge of one frame
                 if is_device_lost(error):
                     raise DeviceLost(str(error)) from error
+                if error is not answer:
+                    _log.warning("engine.frame_failed", job_id=one.ref.job_id, exc_info=error)
                 self._fail(one, error)
 
     def _stepped(self, one: Running, done: int, total: int, latents: torch.Tensor) -> None:
@@ -204,7 +209,8 @@ class StepEngine:
 
     def _fail(self, one: Running, error: Exception) -> None:
         self._abandon([one])
-        self._emit(Failed(one.ref, error))
+        error.__context__ = error.__cause__ = None
+        self._emit(Failed(one.ref, error.with_traceback(None)))  # which would keep all frames of its pass alive
 
 
 def _nowhere(_event: Any) -> None:
