@@ -68,7 +68,7 @@ class StepEngine:
         self._adapters = adapters or AdapterRack()
         self._budget = budget
         self._seats = Seats(budget, now)
-        self._previewer = Previewer(family.LATENT_RGB)
+        self._latent_rgb = family.LATENT_RGB
         self._departures = Departures()
         self._emit: Emit = _nowhere
 
@@ -83,9 +83,12 @@ class StepEngine:
         call = self._call_alone if frame.job.params.deterministic else self._call
         coroutine = Coroutine(lambda: call.denoise([frame], one_stepped))
         one = Running(frame, coroutine, left=frame.steps, joined_at=perf_counter())
+        previewer = Previewer(self._latent_rgb)
 
         def one_stepped(done: int, total: int, latents: torch.Tensor) -> None:
-            self._stepped(one, done, total, latents)
+            self._stepped(one, done, total)
+            for preview in previewer.look([frame], latents):
+                self._emit(preview)
 
         try:
             with torch.inference_mode():
@@ -174,11 +177,9 @@ class StepEngine:
                     _log.warning("engine.frame_failed", job_id=one.ref.job_id, exc_info=error)
                 self._fail(one, error)
 
-    def _stepped(self, one: Running, done: int, total: int, latents: torch.Tensor) -> None:
+    def _stepped(self, one: Running, done: int, total: int) -> None:
         one.left = total - done
         self._emit(Stepped(one.ref, scaled(done, total, one.frame.steps), one.frame.steps))
-        for preview in self._previewer.look([one.frame], latents):
-            self._emit(preview)
 
     def _through(self) -> list[Group]:
         """The frames whose denoising is done, by what is decoded together; the deterministic each by itself."""

@@ -13,12 +13,12 @@ from common.domain.params import EditParams
 from common.domain.settling import Given, settle
 from common.domain.wishes import RefinerWish, Wishes
 from tests.tiny_models import card_of
-from tests.unit.worker.frames import claimed, png
+from tests.unit.worker.frames import claimed, png, run
 from tests.unit.worker.pipelines.conftest import Shop
 from tests.unit.worker.pipelines.still import box, generator, gradient, largest_difference
 from worker.engine.frames import complete, next_frame, prepare_frames
 from worker.engine.pipeline_engine import PipelineEngine
-from worker.engine.port import Event, Finished, Prepared
+from worker.engine.port import Engine, Finished, Prepared
 from worker.pictures.canvas import make_canvas
 from worker.pipelines.registry import pipeline_for
 
@@ -67,13 +67,11 @@ class Lab:
         assert len(pictures) == params.num_images
         return pictures
 
+    def engine(self, family: str) -> Engine:
+        return PipelineEngine(pipeline_for(family), self.shop.parts(family), max_frames=8)
+
     def _run(self, family: str, frames: Sequence[Prepared]) -> list[Finished]:
-        engine = PipelineEngine(pipeline_for(family), self.shop.parts(family), max_frames=8)
-        events: list[Event] = []
-        for frame in frames:
-            assert engine.offer(frame).ok
-            engine.join(frame)
-        engine.tick(events.append)
+        events = run(self.engine(family), frames)
         ended = {event.ref: event for event in events if isinstance(event, Finished)}
         assert len(ended) == len(frames), events
         return [

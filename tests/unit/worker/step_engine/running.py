@@ -1,7 +1,8 @@
 """Running frames on a step engine, and reading what it reported."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf, log10
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +107,18 @@ def latent_decibels(one: "torch.Tensor", other: "torch.Tensor") -> float:
     """The same of latents, whose peak is the range of the other's values."""
     error = float((one.float() - other.float()).square().mean())
     return inf if error == 0 else 10 * log10(float(other.float().max() - other.float().min()) ** 2 / error)
+
+
+@contextmanager
+def rows_of_passes(model: Any) -> Iterator[list[int]]:
+    """The rows of each forward pass of a model within, as they happen."""
+    seen: list[int] = []
+
+    def note(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(len(args[0] if args else kwargs["sample"]))
+
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()

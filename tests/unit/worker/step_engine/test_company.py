@@ -1,196 +1,292 @@
-"""Who shares a pass with whom, who comes and goes when, and what it costs them."""
+"""Frames come, go and share: from one tick to the next, and no work is done twice."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.domain.fairness import Lane
-from tests.unit.worker.frames import frames_of, img2img, pictures, run, txt2img
+from common.domain.capabilities import Task
+from common.domain.catalogue import AdapterCard, Source
+from common.domain.params import AdapterUse
+from tests.tiny_models import save_adapter
 from tests.unit.worker.pipelines.conftest import Shop
-from tests.unit.worker.step_engine.running import engine_of, tick, to_the_end
-from worker.engine.port import Finished, Left, Prepared, Stepped
-from worker.engine.row_budget import RowBudget
-from worker.engine.running import Running
-from worker.engine.seats import Seats
+from tests.unit.worker.pipelines.still import largest_difference
+from tests.unit.worker.step_engine.cases import Case
+from tests.unit.worker.step_engine.running import (
+    distance,
+    engine_of,
+    finished,
+    latents_of,
+    only,
+    picture_of,
+    play,
+    rows_of_passes,
+    tick,
+    to_the_end,
+)
+from worker.checkpoints import Shelf
+from worker.checkpoints.adapters import find_adapter
+from worker.engine.adapters import AdapterRack
+from worker.engine.port import Left, Previewed, Stepped
+from worker.engine.stand_ins import CACHED_TEXTS
 from worker.engine.step_engine import StepEngine
 
 torch = pytest.importorskip("torch")
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MIXED = (
-    txt2img(seed=1),
-    img2img(strength=0.8, num_inference_steps=9, seed=2),
-    txt2img(guidance_scale=1.0, seed=3),
-    img2img(scheduler="heun", seed=4),
-    txt2img(scheduler="lcm", num_inference_steps=6, effective_steps=6, seed=5),
-    img2img(strength=0.3, num_inference_steps=20, seed=6),
-    txt2img(prompt="another", seed=7),
-)
-
-
-class Counting:
-    """A model that counts its calls and their rows."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.rows = model, list[int]()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.rows.append(len(args[0]))
-        return self.model(*args, **kwargs)
-
-    def close(self) -> None:
-        pass
+SD = "stable_diffusion"
+TXT2IMG = Case(SD, Task.TXT2IMG)
+IMG2IMG = Case(SD, Task.IMG2IMG, strength=1.0)
+INPAINT = Case(SD, Task.INPAINT, strength=1.0)
 
 
 @pytest.fixture
 def parts(shop: Shop) -> dict[str, Any]:
-    return shop.parts("stable_diffusion")
+    return shop.parts(SD)
 
 
-def one(params: Any, job_id: str, lane: Lane = Lane.NORMAL) -> Prepared:
-    (frame,) = frames_of(params, job_id=job_id)
-    return replace(frame, job=replace(frame.job, lane=lane))
+@pytest.fixture
+def engine(parts: dict[str, Any]) -> StepEngine:
+    return engine_of(SD, parts)
 
 
-def mixed() -> list[Prepared]:
-    return [one(params, f"job-{number}") for number, params in enumerate(MIXED)]
+def steps_of(events: list[Any]) -> dict[str, int]:
+    """The step that each job did in one tick."""
+    return {event.ref.job_id: event.step for event in events if isinstance(event, Stepped)}
 
 
-def counted(engine: StepEngine, name: str) -> Counting:
-    """Count what the engine asks of this shared model, whoever asks."""
-    counting = Counting(engine._passes._shared[name])
-    engine._passes._shared = {**engine._passes._shared, name: counting}
-    engine._passes._fast = {**engine._passes._fast, name: counting}
-    return counting
+@contextmanager
+def sizes_of_encodes(vae: Any) -> Iterator[list[int]]:
+    """How many pictures each call of the encoder gets within."""
+    seen: list[int] = []
+    hook = vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
-def test_a_newcomer_takes_its_first_step_at_the_next_tick_while_seven_others_run(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts)
-    for frame in mixed():
+@contextmanager
+def texts_encoded(encoder: Any) -> Iterator[list[int]]:
+    """How many windows of text each call of a text encoder gets within."""
+    seen: list[int] = []
+    hook = encoder.register_forward_hook(lambda *call: seen.append(len(call[2][0])))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("newcomer", [TXT2IMG, IMG2IMG, INPAINT], ids=lambda case: case.task)
+def test_a_newcomer_takes_its_first_step_at_the_next_tick_while_seven_others_run(
+    engine: StepEngine, parts: dict[str, Any], newcomer: Case
+) -> None:
+    for seed in range(7):
+        engine.join(Case(SD, Task.TXT2IMG, steps=9, seed=seed).frame(str(seed)))
+    tick(engine)
+    engine.join(newcomer.frame("new"))
+    assert steps_of(tick(engine)) == {"new": 1} | {str(seed): 2 for seed in range(7)}
+    assert only(play(engine_of(SD, parts), [newcomer.frame()])).facts["ticks"] == newcomer.steps
+    ends = finished(to_the_end(engine))
+    assert (ends["new"].facts["batched_with"], ends["0"].facts["batched_with"]) == (7, 7)
+
+
+def test_unlike_tasks_schedulers_and_guidance_share_one_pass(engine: StepEngine, parts: dict[str, Any]) -> None:
+    cases = [
+        TXT2IMG,
+        IMG2IMG,
+        INPAINT,
+        Case(SD, Task.TXT2IMG, "heun", guidance_scale=1.0),
+        Case(SD, Task.IMG2IMG, "lcm", strength=0.7, steps=9),
+    ]
+    for number, case in enumerate(cases):
+        engine.join(case.frame(str(number)))
+    with rows_of_passes(parts["unet"]) as passes:
+        tick(engine)
+    assert passes == [9]
+    engine.close()
+
+
+def test_frames_of_another_size_share_the_engine_but_not_the_pass(engine: StepEngine, parts: dict[str, Any]) -> None:
+    wide = Case(SD, Task.TXT2IMG, size=128)
+    for number, case in enumerate([TXT2IMG, wide, TXT2IMG, wide]):
+        assert engine.offer(case.frame(str(number))).ok
+        engine.join(case.frame(str(number)))
+    with rows_of_passes(parts["unet"]) as passes:
+        assert steps_of(tick(engine)) == {"0": 1, "1": 1, "2": 1, "3": 1}
+    assert passes == [4, 4]
+    ends = finished(to_the_end(engine))
+    assert {end.facts["batched_with"] for end in ends.values()} == {1}
+    for number, case in enumerate([TXT2IMG, wide]):
+        alone = only(play(engine_of(SD, parts), [case.frame()]))
+        assert distance(latents_of(ends[str(number)]), latents_of(alone)) <= 5e-5
+
+
+def test_prompts_of_other_lengths_share_the_engine_but_not_the_pass(engine: StepEngine, parts: dict[str, Any]) -> None:
+    cases = [TXT2IMG, Case(SD, Task.TXT2IMG, prompt="long " * 40), Case(SD, Task.IMG2IMG, strength=1.0)]
+    with rows_of_passes(parts["unet"]) as passes:
+        ends = finished(play(engine, [case.frame(str(number)) for number, case in enumerate(cases)]))
+    assert passes == [4, 2] * 4
+    for number, case in enumerate(cases):
+        alone = only(play(engine_of(SD, parts), [case.frame()]))
+        assert distance(latents_of(ends[str(number)]), latents_of(alone)) <= 5e-5
+
+
+def test_a_text_is_encoded_once_however_many_ask_for_it(engine: StepEngine, parts: dict[str, Any]) -> None:
+    prompts = ["a red circle", "rain", "a red circle", "rain", "long " * 40]
+    with texts_encoded(parts["text_encoder"]) as encoded:
+        for number, prompt in enumerate(prompts):
+            engine.join(Case(SD, Task.TXT2IMG, prompt=prompt, seed=number).frame(str(number)))
+        to_the_end(engine)
+        play(engine, [TXT2IMG.frame("again")])
+    # Two prompts and the negative one, and all again for the windows that a long prompt needs.
+    assert encoded == [1, 1, 1, 3, 3]
+
+
+def test_the_texts_asked_for_last_are_remembered(engine: StepEngine, parts: dict[str, Any]) -> None:
+    with texts_encoded(parts["text_encoder"]) as encoded:
+        for number in range(CACHED_TEXTS + 1):
+            engine.join(Case(SD, Task.TXT2IMG, prompt=str(number)).frame(str(number)))
+            engine.cancel(str(number))
+            tick(engine)
+        del encoded[:]
+        for prompt in (str(CACHED_TEXTS), "0"):
+            engine.join(Case(SD, Task.TXT2IMG, prompt=prompt).frame(prompt))
+        assert encoded == [1]
+    engine.close()
+
+
+def test_texts_are_encoded_anew_when_the_adapters_change(shop: Shop, tmp_path: Path) -> None:
+    file, parts = save_adapter(tmp_path), shop.load(SD)
+    card = AdapterCard("style", "Style", Source(directory=str(tmp_path)), file.name, "none")
+    engine = engine_of(SD, parts, adapters=AdapterRack({"style": card}, lambda card: find_adapter(card, Shelf())))
+    plain = only(play(engine, [TXT2IMG.frame()]))
+    styled = only(play(engine, [TXT2IMG.frame(adapters=(AdapterUse("style"),))]))
+    again = only(play(engine, [TXT2IMG.frame()]))
+    assert torch.equal(latents_of(again), latents_of(plain))
+    assert not torch.equal(latents_of(styled), latents_of(plain))
+    with texts_encoded(parts["text_encoder"]) as encoded:
+        play(engine, [TXT2IMG.frame(adapters=(AdapterUse("style"),)), TXT2IMG.frame("other")])
+    assert encoded == [1, 1, 1, 1]
+
+
+def test_newcomers_of_one_tick_share_the_encoding_of_their_pictures(engine: StepEngine, parts: dict[str, Any]) -> None:
+    for seed in range(3):
+        engine.join(Case(SD, Task.IMG2IMG, strength=1.0, seed=seed, blue=seed).frame(str(seed)))
+    engine.join(INPAINT.frame("inpaint"))
+    engine.join(TXT2IMG.frame("txt2img"))
+    with sizes_of_encodes(parts["vae"]) as encoded:
+        assert set(steps_of(tick(engine)).values()) == {1}
+        ends = finished(to_the_end(engine))
+    assert encoded == [4, 1]
+    for seed in range(3):
+        case = Case(SD, Task.IMG2IMG, strength=1.0, seed=seed, blue=seed)
+        alone = only(play(engine_of(SD, parts), [case.frame()]))
+        assert distance(latents_of(ends[str(seed)]), latents_of(alone)) <= 5e-5
+
+
+def test_a_cancelled_job_leaves_at_the_next_tick_and_takes_no_step_more(
+    engine: StepEngine, parts: dict[str, Any]
+) -> None:
+    frames = TXT2IMG.frames("unwanted", num_images=2)
+    for frame in [*frames, IMG2IMG.frame("wanted")]:
         engine.join(frame)
+    assert steps_of(tick(engine)) == {"unwanted": 1, "wanted": 1}
+    engine.cancel("unwanted")
+    with rows_of_passes(parts["unet"]) as passes:
+        events = tick(engine)
+    assert [event for event in events if isinstance(event, Left)] == [Left(frame.ref, parked=False) for frame in frames]
+    assert (steps_of(events), passes, engine.load().frames) == ({"wanted": 2}, [2], 1)
+    alone = only(play(engine_of(SD, parts), [IMG2IMG.frame()]))
+    assert distance(latents_of(only(to_the_end(engine))), latents_of(alone)) <= 5e-5
+
+
+@pytest.mark.parametrize("leave", [lambda engine: engine.cancel("0"), lambda engine: engine.park()])
+def test_who_leaves_on_the_way_leaves_torch_as_it_was(engine: StepEngine, leave: Callable[[StepEngine], None]) -> None:
+    """A suspended call is inside of `no_grad`, which puts back on its way out what it found on its way in."""
+    for number, case in enumerate([TXT2IMG, IMG2IMG, INPAINT]):
+        engine.join(case.frame(str(number)))
     tick(engine)
-    newcomer = one(img2img(strength=0.6), "newcomer")
-    assert engine.offer(newcomer).ok
-    engine.join(newcomer)
-    assert newcomer.ref in {event.ref for event in tick(engine) if isinstance(event, Stepped)}
+    leave(engine)
+    tick(engine)
+    assert torch.is_grad_enabled()
+    engine.close()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
-def test_unlike_frames_share_one_pass_and_another_size_has_its_own(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts)
-    unet = counted(engine, "unet")
-    for frame in [*mixed(), one(txt2img(width=128), "wide")]:
-        assert engine.offer(frame).ok
+def test_a_job_cancelled_in_its_last_tick_is_not_finished(engine: StepEngine) -> None:
+    engine.join(TXT2IMG.frame("job"))
+    for _ in range(3):
+        tick(engine)
+    events: list[Any] = []
+
+    def cancel(event: Any) -> None:
+        events.append(event)
+        engine.cancel("job")
+
+    engine.tick(cancel)
+    assert [type(event) for event in events] == [Stepped, Left]
+
+
+def test_the_metrics_tell_who_shared_the_work(engine: StepEngine) -> None:
+    engine.join(TXT2IMG.frame("first"))
+    for _ in range(2):
+        tick(engine)
+    for frame in Case(SD, Task.TXT2IMG, guidance_scale=1.0, steps=3).frames("second", num_images=2):
         engine.join(frame)
-    tick(engine)
-    assert sorted(unet.rows) == [2, 13]
+    ends = {event.ref: event.facts for event in to_the_end(engine) if hasattr(event, "facts")}
+    first, *second = ends.values()
+    shared = {"engine": "step", "warnings": []}
+    counts = {"ticks": 4, "mean_rows": 3.0, "peak_rows": 4, "frames": 3, "batched_with": 2}
+    assert {name: first[name] for name in shared | counts} == shared | counts
+    counts = {"ticks": 3, "mean_rows": 3.3, "peak_rows": 4, "frames": 3, "batched_with": 1}
+    assert [{name: one[name] for name in shared | counts} for one in second] == [shared | counts] * 2
+    assert all(isinstance(one["run_ms"], int) for one in ends.values())
 
 
-def test_a_cancelled_job_leaves_at_the_next_tick(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts)
-    frames = mixed()
-    for frame in frames:
-        engine.join(frame)
-    tick(engine)
-    engine.cancel(frames[1].ref.job_id)
-    events = tick(engine)
-    assert events[0] == Left(frames[1].ref, parked=False)
-    assert frames[1].ref not in {event.ref for event in events[1:]}
-    assert engine.load().frames == len(frames) - 1
+@pytest.mark.parametrize(("scheduler", "ticks"), [("ddim", 4), ("pndm", 5), ("heun", 7), ("kdpm2", 7)])
+def test_a_tick_is_one_evaluation_of_the_model_also_where_a_step_has_two(
+    engine: StepEngine, scheduler: str, ticks: int
+) -> None:
+    events = play(engine, [Case(SD, Task.TXT2IMG, scheduler).frame(), TXT2IMG.frame("other")])
+    assert {end.facts["ticks"] for end in finished(events).values()} == {4, ticks}
+    steps = [event.step for event in events if isinstance(event, Stepped) and event.ref.job_id != "other"]
+    assert (steps, set(steps)) == (sorted(steps), {1, 2, 3, 4})
 
 
-def test_the_passes_of_a_deterministic_job_contain_nothing_else_while_others_go_on(parts: dict[str, Any]) -> None:
-    params = img2img(deterministic=True, num_images=2)
-    expected = pictures(run(engine_of("stable_diffusion", parts), frames_of(params, job_id="exact")))
-    engine = engine_of("stable_diffusion", parts)
-    unet = counted(engine, "unet")
-    for frame in [*mixed(), *frames_of(params, job_id="exact")]:
-        engine.join(frame)
-    events = tick(engine)
-    assert sorted(unet.rows) == [2, 2, 13]
-    assert {event.ref.job_id for event in events} == {*(f"job-{number}" for number in range(7)), "exact"}
-    made = pictures(events + to_the_end(engine))
-    assert all(made[key].tobytes() == picture.tobytes() for key, picture in expected.items())
-
-
-def test_pictures_of_newcomers_are_encoded_together(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts)
-    encode = counted(engine, "vae.encode")
-    for number in range(3):
-        engine.join(one(img2img(seed=number), f"job-{number}"))
-    tick(engine)
-    assert encode.rows == [3]
-
-
-def test_a_text_is_encoded_once(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, calls = parts["text_encoder"], []
-    forward = encoder.forward
-    monkeypatch.setattr(encoder, "forward", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
-    engine = engine_of("stable_diffusion", parts)
-    for number in range(4):
-        engine.join(one(txt2img(seed=number), f"job-{number}"))
-    assert len(calls) == 2  # the prompt, and the empty negative prompt
-
-
-def test_metrics_say_who_shared_the_passes(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts)
-    long, short = one(txt2img(), "long"), one(img2img(strength=0.25), "short")
-    engine.join(long)
-    engine.join(short)
-    facts = {event.ref.job_id: event.facts for event in to_the_end(engine) if isinstance(event, Finished)}
-    assert facts["long"].items() >= {"engine": "step", "ticks": 4, "mean_rows": 3.0, "peak_rows": 4}.items()
-    assert facts["short"].items() >= {"ticks": 2, "mean_rows": 4.0, "batched_with": 1, "frames": 2}.items()
-
-
-def test_an_urgent_frame_parks_a_lesser_one_which_goes_on_exactly_where_it_stood(parts: dict[str, Any]) -> None:
-    low, urgent = one(img2img(scheduler="unipc", seed=5), "low", Lane.LOW), one(txt2img(), "urgent", Lane.HIGH)
-    undisturbed = pictures(run(engine_of("stable_diffusion", parts), [low]))["low", 0]
-    engine = engine_of("stable_diffusion", parts, rows=2)
-    engine.join(low)
-    tick(engine)
-    assert not engine.offer(one(txt2img(), "normal-too", Lane.LOW)).ok
-    assert engine.offer(urgent).ok
-    engine.join(urgent)
-    events = to_the_end(engine)
-    ended = [event.ref.job_id for event in events if isinstance(event, Finished)]
-    assert ended == ["urgent", "low"]
-    assert pictures(events)["low", 0].tobytes() == undisturbed.tobytes()
-
-
-def test_an_equal_does_not_park_an_equal_and_the_parked_come_before_newcomers(parts: dict[str, Any]) -> None:
-    engine = engine_of("stable_diffusion", parts, rows=4)
+def test_everyone_who_wants_previews_gets_them_on_the_way(engine: StepEngine) -> None:
     for name in ("a", "b"):
-        engine.join(one(txt2img(), name, Lane.LOW))
-    engine.join(one(txt2img(num_inference_steps=1, effective_steps=1), "urgent", Lane.HIGH))
-    assert not engine.offer(one(txt2img(), "another", Lane.LOW)).ok
-    tick(engine)
-    refused = engine.offer(one(txt2img(), "newcomer", Lane.LOW))
-    assert (refused.ok, refused.reason) == (False, "parked frames come first")
+        for frame in TXT2IMG.frames(name, previews=True, num_images=2):
+            engine.join(frame)
+    engine.join(TXT2IMG.frames("does not want any")[0])
+    previews = [event for event in tick(engine) if isinstance(event, Previewed)]
+    assert [(event.ref.job_id, event.ref.index) for event in previews] == [("a", 0), ("b", 0)]
+    engine.close()
 
 
-def test_a_lone_frame_always_fits() -> None:
-    seats = Seats(RowBudget(2), lambda: NOW)
-    frame = one(txt2img(num_images=1), "a")
-    assert seats.offer(frame).ok
+def test_unfinished_latents_are_finished_in_company(shop: Shop) -> None:
+    parts = shop.parts("sdxl_refiner")
+    noise = torch.Generator().manual_seed(1)
+    frames = []
+    for number, start in enumerate((0.5, 0.7, 0.8)):
+        case = Case("sdxl_refiner", Task.IMG2IMG, strength=1.0, steps=10, seed=number)
+        frame, latents = case.frame(str(number)), torch.randn(4, 8, 8, generator=noise)
+        params = replace(frame.params, denoising_start=start)
+        frames.append(replace(frame, params=params, image=None, latents=latents))
+    others = [Case("sdxl_refiner", Task.IMG2IMG, strength=1.0, seed=seed).frame(f"other-{seed}") for seed in range(3)]
+    ends = finished(play(engine_of("sdxl_refiner", parts), [*frames, *others]))
+    for number, frame in enumerate(frames):
+        alone = only(play(engine_of("sdxl_refiner", parts), [frame]))
+        assert ends[str(number)].facts["batched_with"] == 5
+        assert distance(latents_of(ends[str(number)]), latents_of(alone)) <= 5e-5
 
 
-def test_a_newcomer_waits_where_it_would_cost_a_running_job_its_deadline(parts: dict[str, Any]) -> None:
-    budget = RowBudget(16)
-    for rows, seconds in ((2, 1.0), (4, 2.0)):
-        for _ in range(3):
-            budget.note("tiny:64x64", rows, seconds, None)
-    seats = Seats(budget, lambda: NOW)
-    frame = one(txt2img(), "urgent")
-    due = replace(frame, job=replace(frame.job, deadline_at=NOW + timedelta(seconds=6)))
-    seats.take(Running(due, _Waiting(), left=4))  # type: ignore[arg-type]
-    refused = seats.offer(one(txt2img(), "newcomer"))
-    assert (refused.ok, refused.reason) == (False, "a running job would miss its deadline")
-    late = replace(frame, job=replace(frame.job, deadline_at=NOW + timedelta(seconds=3)))
-    hopeless = Seats(budget, lambda: NOW)
-    hopeless.take(Running(late, _Waiting(), left=4))  # type: ignore[arg-type]
-    assert hopeless.offer(one(txt2img(), "newcomer")).ok
-
-
-class _Waiting:
-    waits_for = None
+def test_pictures_of_frames_that_end_together_are_theirs(engine: StepEngine, parts: dict[str, Any]) -> None:
+    cases = [Case(SD, Task.TXT2IMG, seed=seed) for seed in range(5)]
+    ends = finished(play(engine, [case.frame(str(case.seed)) for case in cases]))
+    for case in cases:
+        alone = only(play(engine_of(SD, parts), [case.frame()]))
+        assert largest_difference(picture_of(ends[str(case.seed)]), picture_of(alone)) <= 1
