@@ -21,7 +21,7 @@ _WITHOUT_ROUNDS = {"benchmarks.plots"}
 def main() -> None:
     """Run them all; the first that fails ends it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     for module, *options in _PROGRAMS:
         rounds = [] if module in _WITHOUT_ROUNDS else ["--rounds", str(arguments.rounds)]

@@ -5,7 +5,7 @@ A workload is a list of edits, all queued before the clock starts. The CPU twins
 - W1: Stable Diffusion 1.5 layout at 64 px (8 x 8 latents), unlike jobs; its passes are bound by overhead.
 - W1h: as W1, but all jobs with the same strength, steps and guidance.
 - W2: SDXL layout at 256 px (32 x 32 latents), unlike jobs; its passes are bound by arithmetic.
-- W3: a shuffled mix of five models and a chain.
+- W3: a shuffled mix of five models and a chain, with sides in the proportions of the real ones (64, 96 and 128 px).
 """
 
 import random
@@ -159,14 +159,14 @@ def _prompt(chance: random.Random, number: int) -> str:
     return f"a {chance.choice(_COLOURS)} {chance.choice(_THINGS)} {chance.choice(_PLACES)}, number {number}"
 
 
-_W3_SIDES = {"sd15": 64, "sd21": 128, "sdxl": 128, "kandinsky22": 64}
+_W3_SIDES = {"sd15": 64, "sd21": 96, "sdxl": 128, "kandinsky22": 64}
 _MAKERS: Mapping[str, Callable[[int], list[Edit]]] = {
     "W1": lambda count: unlike("sd15", 64, count, seed=1),
     "W1h": lambda count: alike(unlike("sd15", 64, count, seed=1)),
     "W2": lambda count: unlike("sdxl-wide", 256, count, seed=2),
     "W3": lambda count: mixed(count, seed=3),
 }
-COUNTS: Mapping[str, int] = {"W1": 64, "W1h": 64, "W2": 16, "W3": 60}
+COUNTS: Mapping[str, int] = {"W1": 64, "W1h": 64, "W2": 16, "W3": 100}
 
 
 def workload(name: str, count: int | None = None) -> list[Edit]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from greenlet import greenlet
+from PIL.Image import Image
 
 from tests.unit.worker.pipelines.conftest import Shop
 from tests.unit.worker.pipelines.still import largest_difference
+from tests.unit.worker.step_engine.cases import Case
 from tests.unit.worker.step_engine.plain import Plain
 from tests.unit.worker.step_engine.running import distance, latents_of, picture_of
 from tests.unit.worker.step_engine.storm import KINDS, ROWS, SD, Storm, storm_over
@@ -18,6 +20,8 @@ from worker.engine.running import Running
 from worker.failures import classify
 
 torch = pytest.importorskip("torch")
+
+Expected = dict[Case, tuple[Any, Image]]
 
 FULL_SIZE = 1000
 MEGABYTE = 1 << 10  # of the kibibytes that Linux counts in
@@ -29,9 +33,11 @@ def _untidied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engine.passes.release_memory", lambda: None)
 
 
-@pytest.fixture(scope="module")
-def plain(shop: Shop) -> Plain:
-    return Plain(shop, torch.float32)
+@pytest.fixture
+def expected(shop: Shop) -> Expected:
+    """What a plain call makes of each kind of job."""
+    plain = Plain(shop, torch.float32)
+    return {case: (plain.latents(case), plain.picture(case)) for case in KINDS}
 
 
 def check_ends(storm: Storm) -> None:
@@ -51,9 +57,8 @@ def check_ends(storm: Storm) -> None:
                 assert end == Left(end.ref, parked=False)
 
 
-def check_survivors(storm: Storm, plain: Plain) -> None:
+def check_survivors(storm: Storm, expected: Expected) -> None:
     """Whoever finished has the latents and the picture of a plain call, a deterministic job to the byte."""
-    expected = {case: (plain.latents(case), plain.picture(case)) for case in KINDS}
     for job_id, end in storm.ends.items():
         if isinstance(end, Finished):
             plan = storm.jobs[job_id]
@@ -68,10 +73,10 @@ def living(*kinds: Any) -> int:
     return sum(issubclass(type(one), kinds) for one in gc.get_objects())
 
 
-def test_in_a_storm_everyone_meets_their_own_fate_only(shop: Shop, plain: Plain) -> None:
+def test_in_a_storm_everyone_meets_their_own_fate_only(shop: Shop, expected: Expected) -> None:
     storm = storm_over(shop.parts(SD), 90, seed=1, parks=0.03)
     check_ends(storm)
-    check_survivors(storm, plain)
+    check_survivors(storm, expected)
     assert max(storm.weather.rows) > ROWS / 2
     assert storm.parked_frames > 0
     assert storm.parked_engines > 0
@@ -91,13 +96,13 @@ def test_nothing_of_a_storm_stays_behind(shop: Shop) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
-def test_in_a_great_storm_too_and_memory_stays_flat(shop: Shop, plain: Plain) -> None:
+def test_in_a_great_storm_too_and_memory_stays_flat(shop: Shop, expected: Expected) -> None:
     parts = shop.parts(SD)
     storm_over(parts, 100, seed=4).engine.close()
     tensors, peak = living(torch.Tensor), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     storm = storm_over(parts, FULL_SIZE, seed=5, parks=0.003)
     check_ends(storm)
-    check_survivors(storm, plain)
+    check_survivors(storm, expected)
     storm.engine.close()
     del storm
     assert living(torch.Tensor) <= tensors
