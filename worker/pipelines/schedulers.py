@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import wraps
 from typing import Any
+from weakref import ref
 
 _CLASSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -54,10 +55,10 @@ def keep_on_host(scheduler: Any) -> None:
 
     The values are the same; every scheduler takes timesteps of the host beside pictures of a device.
     """
-    own = scheduler.set_timesteps
+    own, itself = type(scheduler).set_timesteps, ref(scheduler)  # not in a circle, which would keep its tensors a while
 
     @wraps(own)
     def set_timesteps(*args: Any, device: Any = None, **kwargs: Any) -> None:
-        own(*args, device="cpu", **kwargs)
+        own(itself(), *args, device="cpu", **kwargs)
 
     scheduler.set_timesteps = set_timesteps
