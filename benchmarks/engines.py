@@ -140,23 +140,24 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--latency", action="store_true", help="measure jobs that arrive one by one too")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {workload(name, 1)[0].model for name in arguments.workloads} | {"sd15"}
         plain = tiny_plain(save_checkpoints(Path(folder), models))
-        write(
-            "engines",
-            {
-                "what": "engines and plain diffusers in one process on the same weights, one thread; tiny models",
-                "limits": {"most_images_per_call": MOST_IMAGES, "most_rows_per_pass": MOST_ROWS},
-                "encoding": "PNG, Pillow's default, by all; inline in the plain programs, on a thread for the engines; "
-                "`bare_*` is without it",
-                "load_per_call": f"on the first {LOADING_JOBS} jobs of each round; seconds per job",
-                "workloads": {name: measure(plain, name, arguments.rounds) for name in arguments.workloads},
-            },
-        )
+        if arguments.workloads:
+            write(
+                "engines",
+                {
+                    "what": "engines and plain diffusers in one process on the same weights, one thread; tiny models",
+                    "limits": {"most_images_per_call": MOST_IMAGES, "most_rows_per_pass": MOST_ROWS},
+                    "encoding": "PNG, Pillow's default, by all; inline in the plain programs, on a thread for the "
+                    "engines; `bare_*` is without it",
+                    "load_per_call": f"on the first {LOADING_JOBS} jobs of each round; seconds per job",
+                    "workloads": {name: measure(plain, name, arguments.rounds) for name in arguments.workloads},
+                },
+            )
         if arguments.latency:
             write("latency", latency.measure(plain, arguments.rounds))
 

@@ -9,7 +9,7 @@ from benchmarks.measuring import read
 from benchmarks.svg import Bar, Group, bars_svg
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-_MACHINE = "bars are medians, whiskers the least and the most of all rounds"
+_SPREAD = "median, least to most"
 _NAMES = {
     "load_per_call": "load per call",
     "loop": "diffusers loop",
@@ -30,7 +30,7 @@ def engines(result: Result) -> str:
         Group(f"{name}: {found['jobs']} jobs at {found['side']} px", _relative(found["raw_ms_per_job"], "cpu", "loop"))
         for name, found in result["workloads"].items()
     ]
-    subtitle = f"times as fast as a resident diffusers loop, CPU time, tiny models; {_MACHINE}"
+    subtitle = f"times as fast as a resident diffusers loop, CPU time, tiny models; {_SPREAD}"
     return bars_svg("Engines on the same weights", subtitle, groups, unit="x", digits=2)
 
 
@@ -43,7 +43,7 @@ def latency(result: Result) -> str:
         )
         for load, found in result["loads"].items()
     ]
-    subtitle = f"milliseconds from arrival to file, 95 of 100 jobs, tiny models; {_MACHINE}"
+    subtitle = f"milliseconds from arrival to file, 95 of 100 jobs, tiny models; {_SPREAD}"
     return bars_svg("Jobs that arrive one by one", subtitle, groups, unit=" ms", digits=0)
 
 
@@ -53,7 +53,7 @@ def service(result: Result) -> str:
         Group(f"{name}: {found['jobs']} jobs", _relative(_by_program(found["raw_seconds"]), "wall", "celery"))
         for name, found in result["workloads"].items()
     ]
-    subtitle = f"times as fast as plain Celery with resident pipelines, tiny models; {_MACHINE}"
+    subtitle = f"times as fast as plain Celery with resident pipelines, tiny models; {_SPREAD}"
     return bars_svg("The whole service under a backlog", subtitle, groups, unit="x", digits=2)
 
 

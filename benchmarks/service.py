@@ -30,8 +30,8 @@ from tests.processes.harness import Process, Stack, eventually
 WORKLOADS = ("W1", "W1h", "W3")
 WARM_UP = 12
 GOALS: Mapping[str, Sequence[tuple[str, float]]] = {
-    "W1": (("loop", 2.0), ("micro", 1.5), ("celery", 2.0)),
-    "W1h": (("loop", 2.0),),
+    "W1": (("loop", 2.0), ("micro", 1.5), ("celery", 3.0)),
+    "W1h": (),
     "W3": (("celery", 3.0),),
 }
 
@@ -103,12 +103,17 @@ def _figures(name: str, taken: Mapping[str, Sequence[Taken]]) -> dict[str, Any]:
     return {
         "seconds": {each: {"wall": spread(wall[each]), "cpu": spread(cpu[each])} for each in taken},
         "service_vs": beside,
-        "goals": [
-            goal(f"service >= {least}x {other}, wall clock", least, beside[other]["wall"]["median"])
-            for other, least in GOALS[name]
-        ],
+        "goals": goals_of(name, beside),
         "raw_seconds": {"wall": wall, "cpu": cpu},
     }
+
+
+def goals_of(name: str, beside: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The goals of a workload beside the ratios that were measured; W1h has none, its ratios are told all the same."""
+    return [
+        goal(f"service >= {least}x {other}, wall clock", least, beside[other]["wall"]["median"])
+        for other, least in GOALS[name]
+    ]
 
 
 def _on(service: Whole) -> Program:
