@@ -24,7 +24,7 @@ _WHOLE: Final = re.compile(r"[+-]?\d{1,20}")
 
 async def read_form(request: Request) -> Form:
     """The members and files of a form. Raises `Refusal` (`invalid_multipart`) or `Invalid` naming the field."""
-    parser = _WholeForm(
+    parser = WholeForm(
         request.headers,
         request.stream(),
         max_files=_MAX_FILES,
@@ -42,23 +42,23 @@ async def read_form(request: Request) -> Form:
         await form.close()
 
 
-class _WholeForm(MultiPartParser):
+class WholeForm(MultiPartParser):
     """Starlette's parser, which takes a form that was cut off for a shorter one; this one does not."""
 
     max_image_bytes = 0
     _has_ended = False
-    _part_bytes = 0
+    part_bytes = 0
 
     def on_part_begin(self) -> None:
         """Counts from nothing."""
-        self._part_bytes = 0
+        self.part_bytes = 0
         super().on_part_begin()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         """Raises `Refusal` (`payload_too_large`) where an image passes its limit."""
-        self._part_bytes += end - start
+        self.part_bytes += end - start
         name = self._current_part.field_name
-        if name in FILE_FIELDS and self._part_bytes > self.max_image_bytes:
+        if name in FILE_FIELDS and self.part_bytes > self.max_image_bytes:
             raise Refusal(f"{name} is larger than {self.max_image_bytes} bytes", code="payload_too_large")
         super().on_part_data(data, start, end)
 

@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartException
 
 from api.bodies import read_body
 from api.dependencies import services_of
-from api.forms import _WholeForm
+from api.forms import WholeForm
 from api.validation import clip, pointer_to, unknown_name
 from common.domain.errors import Invalid, Problem, Refusal
 
@@ -65,13 +65,13 @@ async def read_json(request: Request, model: type[Model]) -> Model:
         raise Invalid([_problem(found, model) for found in error.errors(include_url=False)[:20]]) from None
 
 
-class _FileForm(_WholeForm):
+class _FileForm(WholeForm):
     """Counts the one file while it comes."""
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         """Raises `Refusal` (`payload_too_large`) where a part passes the limit of images."""
         super().on_part_data(data, start, end)
-        if self._part_bytes > self.max_image_bytes:
+        if self.part_bytes > self.max_image_bytes:
             raise Refusal(f"the file is larger than {self.max_image_bytes} bytes", code="payload_too_large")
 
 

@@ -10,20 +10,30 @@ _LEAST_SAMPLES = 3
 _RAISE_AFTER = 200
 _UNMEASURED_ROWS = 4
 _LEAST_ROWS = 8
+_REMEMBERED_PASSES = 1000
 
 
 @dataclass(slots=True)
 class TickTimes:
-    """Seconds of a forward pass by its rows, learned as it runs: T(rows) = a + b x rows."""
+    """Seconds of a forward pass by its rows, learned as it runs: T(rows) = a + b x rows.
+
+    What was not seen in the last thousand passes is forgotten: a slow moment must not decide for good.
+    """
 
     _seconds: dict[int, float] = field(default_factory=dict)
     _counts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    _seen_at: dict[int, int] = field(default_factory=dict)
+    _passes: int = 0
 
     def learn(self, rows: int, seconds: float) -> None:
         """A pass over `rows` rows took so long."""
         known = self._seconds.get(rows)
         self._seconds[rows] = seconds if known is None else known + _SMOOTHING * (seconds - known)
         self._counts[rows] += 1
+        self._passes += 1
+        self._seen_at[rows] = self._passes
+        for old in [one for one, seen_at in self._seen_at.items() if self._passes - seen_at > _REMEMBERED_PASSES]:
+            del self._seconds[old], self._counts[old], self._seen_at[old]
 
     def line(self) -> tuple[float, float] | None:
         """(a, b) by least squares over what was seen often enough; None before two different numbers of rows were."""

@@ -135,3 +135,13 @@ def test_a_newcomer_does_not_wait_for_a_knee_of_few_rows() -> None:
     for rows in [2, 4] * 3:
         budget.note(KEY, rows, float(rows), None)
     assert budget.limit(KEY) == 8
+
+
+def test_a_slow_moment_is_forgotten_after_a_thousand_passes() -> None:
+    times = taught(a=0.01, b=0.001, rows={2, 4, 8})
+    for _ in range(3):
+        times.learn(32, 9.0)
+    assert times.knee(32) < 8
+    for number in range(1001):
+        times.learn((2, 4, 8)[number % 3], 0.01 + 0.001 * (2, 4, 8)[number % 3])
+    assert times.knee(32) == taught(a=0.01, b=0.001, rows={2, 4, 8}).knee(32) > 8
