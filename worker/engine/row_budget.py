@@ -9,7 +9,7 @@ _KNEE = 0.95
 _LEAST_SAMPLES = 3
 _RAISE_AFTER = 200
 _UNMEASURED_ROWS = 4
-_LEAST_ROWS = 8
+_LEAST_ROWS = 16
 _REMEMBERED_PASSES = 1000
 
 
@@ -87,7 +87,8 @@ class RowBudget:
     def limit(self, key: str) -> int:
         """The most rows that one pass takes now: what fits, and no more than pays.
 
-        Eight always pay: where a pass of few rows is as good as one of many, a newcomer would wait for nothing.
+        Sixteen always pay, eight images with guidance: where a pass of few rows is as good as one of many, a newcomer
+        would wait for whole jobs and nobody would gain.
         """
         return min(self.fitting(key), max(_LEAST_ROWS, self._times[key].knee(self.most_rows)))
 

@@ -134,7 +134,7 @@ def test_a_newcomer_does_not_wait_for_a_knee_of_few_rows() -> None:
     budget = RowBudget(64)
     for rows in [2, 4] * 3:
         budget.note(KEY, rows, float(rows), None)
-    assert budget.limit(KEY) == 8
+    assert budget.limit(KEY) == 16
 
 
 def test_a_slow_moment_is_forgotten_after_a_thousand_passes() -> None:
