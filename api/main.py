@@ -19,6 +19,7 @@ from api.parts import Parts, open_services
 from api.routes import catalogue as catalogue_routes
 from api.routes import images, jobs, operations, uploads
 from api.server import run_server
+from common import failpoints
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
 from common.settings import Settings
@@ -66,6 +67,7 @@ def create_app(
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with a message when the settings leave the door open."""
+    failpoints.arm(settings.failpoints, settings.failpoint_seed)
     draining = Event()
     try:
         app = create_app(settings, draining=draining)

@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     )
     max_tries: int = Field(3, ge=1, le=100, description="How often a job may be tried.")
     doorbells: bool = Field(True, description="Whether submits ring the broker; without, workers poll.")
+    failpoints: str = Field(
+        "",
+        description="For fault tests: `name:action[:probability]`, separated by commas; see `common/failpoints.py`.",
+    )
+    failpoint_seed: int = Field(0, ge=0, description="Seed of the failpoints' probabilities; 0: none.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines for a person or for a machine."
     )

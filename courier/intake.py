@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 
+from common import failpoints
 from common.db.intakes import Intake, complete, fail, retry_later, take
 from common.domain.errors import Invalid, JobFailure, problem_document
 from common.domain.job import InputRef
@@ -68,6 +69,7 @@ def _bring(tools: Tools, intake: Intake) -> str | None:
     fetched = tools.outbound.fetch(intake.url, max_bytes=max_bytes, total_seconds=FETCH_SECONDS)
     image = tools.decoder.decode(fetched.body)
     reference = _store(tools, intake.tenant_id, image)
+    failpoints.hit("courier.stored")
     with tools.database.write() as connection:
         return complete(connection, intake, reference, tools.catalogue, has_alpha=image.has_alpha)
 

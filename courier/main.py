@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import structlog
 from celery.signals import worker_shutting_down
 
+from common import failpoints
 from common.catalogue_file import load_catalogue
 from common.clock import monotonic_seconds
 from common.db.engine import Database
@@ -92,6 +93,7 @@ class Courier:
 def run(settings: Settings) -> int:
     """Run errands until SIGTERM. Returns the exit status; 0 after a clean stop."""
     configure_logging(settings, "courier")
+    failpoints.arm(settings.failpoints, settings.failpoint_seed)
     quiet_celery()
     with ExitStack() as stack:
         courier = Courier(_open_tools(settings, stack))

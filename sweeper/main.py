@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import Connection
 
+from common import failpoints
 from common.db import rescue
 from common.db.engine import Database
 from common.db.intakes import forget_intakes
@@ -87,6 +88,7 @@ class Sweeper:
 def run(settings: Settings) -> int:
     """Sweep until SIGTERM or SIGINT. Returns the exit status."""
     configure_logging(settings, "sweeper")
+    failpoints.arm(settings.failpoints, settings.failpoint_seed)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

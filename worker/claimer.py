@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import structlog
 
+from common import failpoints
 from common.db import claims
 from common.db.choosing import Company
 from common.db.engine import Database
@@ -88,6 +89,8 @@ class Claimer:
         if room <= 0 and not self._may_park():
             return 0
         jobs = self._claim(room) if room > 0 else self._claim(_URGENT, urgent=True)
+        if jobs:
+            failpoints.hit("worker.claimed")
         if room > 0:
             self._is_dry = not jobs
         self._take([job for job in jobs if self._hold(job)])
@@ -145,7 +148,9 @@ class Claimer:
         with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
             _log.info("job.claimed", tries=job.tries, model=job.params.model)
             try:
-                return self._prepare(job, self._inputs_of(job))
+                inputs = self._inputs_of(job)
+                failpoints.hit("worker.loaded")
+                return self._prepare(job, inputs)
             except Exception as error:  # the edge of one job's preparation
                 return error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from common import failpoints
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import JobFailure
 from common.domain.fairness import Lane
@@ -244,6 +245,7 @@ class Executor:
         if frame is None:
             return
         if isinstance(event, Stepped):
+            failpoints.hit("worker.step")
             self._watchdog.expect_a_step()
             self._roster.step(event.ref, frame.steps_before + event.step)
             self._pace.step(event.ref, self._steps_left(frame, event.step))

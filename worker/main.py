@@ -9,6 +9,7 @@ import threading
 import structlog
 from celery.signals import worker_shutting_down
 
+from common import failpoints
 from common.catalogue_file import load_catalogue
 from common.logging import configure_logging
 from common.queue.celery_app import DOORBELL_TASK, create_celery, pool_queue, quiet_celery
@@ -33,6 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(device=arguments.device, pool=arguments.pool)
     configure_logging(settings, "worker")
+    failpoints.arm(settings.failpoints, settings.failpoint_seed)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     runtime = _build(settings)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from PIL.Image import Image
 
+from common import failpoints
 from common.domain.job import GRID_INDEX, ClaimedJob, DoneStep, StoredImage
 from common.domain.recipe import recipe_of
 from common.images.encode import EXTENSIONS, EncodedImage, encode
@@ -54,7 +55,9 @@ class ResultWriter:
         output = job.params.output
         encoded = encode(picture, format=output.format, quality=output.quality, metadata=facts)
         key = result_key(job.tenant_id, job.id, job.fence, place, encoded.sha256, EXTENSIONS[output.format])
+        failpoints.hit("worker.before_put")
         self._put(key, encoded.data, encoded.content_type)
+        failpoints.hit("worker.put")
         return _stored(GRID_INDEX if place == "grid" else place, seed, key, encoded)
 
     def _put(self, key: str, data: bytes, content_type: str) -> None:

@@ -12,11 +12,12 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Connection
 
+from common import failpoints
 from common.clock import utc_now
 from common.db import chains, claims
 from common.db.engine import Database
 from common.domain.errors import JobFailure, Unavailable
-from common.domain.job import ClaimedJob
+from common.domain.job import ClaimedJob, StoredImage
 from common.domain.retry import GiveUp, TryAgain, after_failure, after_loss
 from worker.engine.port import DeviceLost, Failed, Finished, FrameRef, Left
 from worker.failures import classify
@@ -222,10 +223,17 @@ class Sink:
 
     def _finish(self, held: HeldJob) -> None:
         job, images = held.job, [held.results[index] for index in sorted(held.results)]
-        won = self._insist(lambda c: claims.finish(c, job, images, held.facts, grid=held.grid, warnings=held.warnings))
+        won = self._insist(lambda connection: self._write_end(connection, held, images))
+        failpoints.hit("worker.committed")
         if won is False:  # refused, unless it is our own commit whose answer was lost
             won = self._insist(lambda connection: claims.has_succeeded(connection, job.id, job.fence))
         _log.info("job.succeeded" if won else "job.refused", **held.facts)
+
+    def _write_end(self, connection: Connection, held: HeldJob, images: list[StoredImage]) -> bool:
+        job, facts = held.job, held.facts
+        won = claims.finish(connection, job, images, facts, grid=held.grid, warnings=held.warnings)
+        failpoints.hit("worker.in_commit")
+        return won
 
     def _fail_or_retry(self, held: HeldJob, error: Exception) -> None:
         if isinstance(error, DeviceLost):

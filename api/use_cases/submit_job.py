@@ -12,6 +12,7 @@ from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency, find_original
 from api.use_cases.plan_job import Inputs, Plan, choose_lane, make_plan
 from api.use_cases.resolve_input import PendingUrl, PreparedInput, keep_input, prepare_bytes, prepare_input
+from common import failpoints
 from common.db.intakes import insert_intakes
 from common.db.jobs import find_job, insert_job
 from common.db.tenants import Caller
@@ -67,12 +68,15 @@ def submit_job(services: Services, caller: Caller, submission: Submission) -> Su
     job = _new_job(services, caller, submission.request, lane, plan, inputs)
     with services.database.write() as connection:
         submitted = _insert(connection, job, urls, submission.idempotency)
+        failpoints.hit("api.inserted")
     if submitted.replayed:
         return _replay(services, submitted.job)
+    failpoints.hit("api.committed")
     if urls:
         services.doorbell.ring_courier()
     else:
         services.doorbell.ring(job.pool, 1)
+    failpoints.hit("api.rang")
     services.metrics.count_submit(job.params.model, job.params.task, replayed=False)
     return submitted
 

@@ -6,6 +6,7 @@ import structlog
 from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 
+from common import failpoints
 from common.db.moves import end_attempt, holds, move_jobs, return_job
 from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
 from common.db.types import after_now, now
@@ -99,7 +100,9 @@ def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool
     """One row that cannot be moved must not hold up the rest of its page."""
     try:
         with connection.begin_nested():
-            return _rescue(connection, row, jitter)
+            moved = _rescue(connection, row, jitter)
+            failpoints.hit("sweeper.page")
+            return moved
     except (IntegrityError, DataError) as error:
         _log.error("job.not_rescued", job_id=row.id, exc_info=error)
         return False
