@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30, gt=0, description="How long a claim holds without a heartbeat, in seconds.")
     heartbeat_seconds: float = Field(5, gt=0, description="Between two renewals of a lease, in seconds.")
     sweep_seconds: float = Field(5, gt=0, description="Between two sweeps, in seconds.")
+    clean_seconds: float = Field(
+        60, gt=0, description="Between two rounds of the cleaner, which removes what expired or was erased, in seconds."
+    )
+    orphan_seconds: float = Field(
+        86400, gt=0, description="Age at which an object that no row knows is removed from the store, in seconds."
+    )
     poll_seconds: float = Field(
         1, gt=0, description="Between two looks for work without a doorbell, in seconds (± 20 %)."
     )

@@ -10,6 +10,7 @@ import structlog
 
 from common import failpoints
 from common.db.intakes import Intake, complete, fail, retry_later, take
+from common.db.objects import announce
 from common.domain.errors import Invalid, JobFailure, problem_document
 from common.domain.job import InputRef
 from common.images.sandbox import DecoderUnavailable
@@ -76,8 +77,10 @@ def _bring(tools: Tools, intake: Intake) -> str | None:
 
 def _store(tools: Tools, tenant_id: str, image: DecodedImage) -> InputRef:
     key = input_key(tenant_id, image.sha256)
+    reference = InputRef(key, image.sha256, len(image.png), image.width, image.height)
+    tools.database.transact(lambda connection: announce(connection, tenant_id, reference))
     tools.store.put(key, image.png, "image/png", if_absent=True)
-    return InputRef(key, image.sha256, len(image.png), image.width, image.height)
+    return reference
 
 
 def _on_outbound_error(tools: Tools, intake: Intake, error: OutboundError) -> None:

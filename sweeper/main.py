@@ -4,14 +4,12 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 import structlog
-from sqlalchemy import Connection
 
 from common import failpoints
 from common.db import rescue
-from common.db.engine import Database
+from common.db.engine import Contention, Database
 from common.db.intakes import forget_intakes
 from common.db.uploads import forget_expired
 from common.db.workers import count_live
@@ -19,8 +17,11 @@ from common.domain.errors import Unavailable
 from common.logging import configure_logging
 from common.queue.doorbell import Doorbell, open_doorbell
 from common.settings import Settings
+from common.storage.open import open_store
+from sweeper.cleaner import Cleaner
 
 _SILENT_LEASES = 4
+_LAST_ROUND_SECONDS = 10.0
 
 _log = structlog.get_logger()
 
@@ -41,48 +42,41 @@ class Sweeper:
 
     def _end_all(self) -> int:
         ended = 0
-        while True:
-            with self._database.write() as connection:
-                page = rescue.end_queued(connection)
-            if page == 0:
-                return ended
+        while page := self._database.transact(rescue.end_queued):
             ended += page
+        return ended
 
     def _release_all(self) -> int:
         released: list[str] = []
-        while True:
-            with self._database.write() as connection:
-                pools = rescue.release_delayed(connection)
-            if not pools:
-                break
+        while pools := self._database.transact(rescue.release_delayed):
             released += pools
         for pool in set(released):
             self._doorbell.ring(pool, released.count(pool))
         return len(released)
 
     def _rescue_all(self) -> int:
-        rescued = 0
-        while page := self._rescue_page():
-            rescued += len(page)
-            _log.warning("jobs.rescued", jobs=page)
-        return rescued
+        rescued, after = 0, None
+        while True:
+            page = self._rescue_page(after)
+            rescued, after = rescued + len(page.ids), page.following
+            if page.ids:
+                _log.warning("jobs.rescued", jobs=page.ids)
+            if after is None:
+                return rescued
 
-    def _rescue_page(self) -> list[str]:
-        with self._database.write() as connection:
-            return rescue.rescue_expired(connection, random.uniform(-1, 1))  # noqa: S311 - spreads retries
+    def _rescue_page(self, after: rescue.Cursor | None) -> rescue.Rescued:
+        jitter = random.uniform(-1, 1)  # noqa: S311 - spreads retries
+        lease_seconds = self._settings.lease_seconds
+        return self._database.transact(
+            lambda c: rescue.rescue_expired(c, jitter, lease_seconds=lease_seconds, after=after)
+        )
 
     def _forget(self) -> None:
-        with self._database.write() as connection:
-            rescue.forget_workers(connection, _SILENT_LEASES * self._settings.lease_seconds)
-            rescue.forget_idempotency_keys(connection)
-        for forget_page in (forget_expired, forget_intakes):
-            self._forget_pages(forget_page)
-
-    def _forget_pages(self, forget_page: Callable[[Connection], int]) -> None:
-        forgotten = 1
-        while forgotten:
-            with self._database.write() as connection:
-                forgotten = forget_page(connection)
+        silent_seconds = _SILENT_LEASES * self._settings.lease_seconds
+        self._database.transact(lambda connection: rescue.forget_workers(connection, silent_seconds))
+        for forget_page in (rescue.forget_idempotency_keys, forget_expired, forget_intakes):
+            while self._database.transact(forget_page):
+                pass
 
 
 def run(settings: Settings) -> int:
@@ -92,9 +86,12 @@ def run(settings: Settings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    database = Database(settings.database, pool_size=2)
+    database = Database(settings.database, pool_size=4)
     doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
     sweeper = Sweeper(settings, database, doorbell)
+    cleaner = Cleaner(settings, database, open_store(settings.store, settings.store_public_url))
+    cleaning = threading.Thread(target=cleaner.run, args=(stop,), name="cleaner", daemon=True)
+    cleaning.start()
     _log.info("sweeper.started")
     away_since: float | None = None
     while not stop.wait(settings.sweep_seconds * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads the sweeps
@@ -104,11 +101,14 @@ def run(settings: Settings) -> int:
             away_since = None
         try:
             sweeper.run_once()
+        except Contention as error:  # nothing was away
+            _log.warning("sweep.contended", detail=error.detail)
         except Unavailable as error:
             _log.warning("sweep.unavailable", detail=error.detail)
             away_since = away_since or time.monotonic()
         except Exception as error:  # the edge of one sweep: what it stumbled over must not stop the next
             _log.error("sweep.failed", exc_info=error)
+    cleaning.join(_LAST_ROUND_SECONDS)
     doorbell.close()
     database.close()
     return 0

@@ -4,7 +4,6 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import structlog
 
@@ -12,14 +11,15 @@ from common import failpoints
 from common.db import claims
 from common.db.choosing import Company
 from common.db.engine import Database
-from common.domain.errors import DarkroomError, JobFailure, Unavailable
-from common.domain.job import ClaimedJob, InputRef
+from common.domain.errors import DarkroomError, Unavailable
+from common.domain.job import ClaimedJob
 from common.domain.retry import TryAgain
 from common.settings import Settings
-from common.storage.port import ObjectMissing, ObjectStore
-from worker.engine.frames import Start, step_role
+from common.storage.port import ObjectStore
+from worker.engine.frames import Start
 from worker.engine.port import Finished, Left
 from worker.roster import Roster
+from worker.store_access import InputReader
 
 Prepare = Callable[[ClaimedJob, dict[str, bytes]], Start]
 OnFailure = Callable[[ClaimedJob, Exception], None]
@@ -52,7 +52,7 @@ class Claimer:
         self._worker_id = worker_id
         self._device = device
         self._database = database
-        self._store = store
+        self._inputs = InputReader(store)
         self._roster = roster
         self._wanted = wanted
         self._may_park = may_park
@@ -148,7 +148,7 @@ class Claimer:
         with structlog.contextvars.bound_contextvars(job_id=job.id, fence=job.fence):
             _log.info("job.claimed", tries=job.tries, model=job.params.model)
             try:
-                inputs = self._inputs_of(job)
+                inputs = self._inputs.read(job)
                 failpoints.hit("worker.loaded")
                 return self._prepare(job, inputs)
             except Exception as error:  # the edge of one job's preparation
@@ -167,19 +167,6 @@ class Claimer:
             self._emit(kept)
         if not self._roster.make_ready(start.frames):
             self._emit(Left(start.frames[0].ref, parked=False))
-
-    def _inputs_of(self, job: ClaimedJob) -> dict[str, bytes]:
-        inputs = {role: self._load(reference) for role, reference in job.inputs.items()}
-        for step in job.done_steps:
-            with suppress(ObjectMissing):  # it is run again then
-                inputs[step_role(step.number)] = self._store.get(step.key)
-        return inputs
-
-    def _load(self, reference: InputRef) -> bytes:
-        try:
-            return self._store.get(reference.key)
-        except ObjectMissing as error:
-            raise JobFailure("the input image is no longer in the store", code="input_missing") from error
 
     def _refuse(self, job: ClaimedJob) -> None:
         """An older attempt of this job has not left yet; its lease was lost, so the job goes back untouched."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -33,7 +33,7 @@ from worker.sink import Joined, Sink
 from worker.storing import Developed
 from worker.turns import TurnTaker
 from worker.usage import Usage
-from worker.watchdog import Watchdog
+from worker.watchdog import Kind, Watchdog
 
 AHEAD_SECONDS = 1.5
 # Each costs a text and a picture to encode, and all others wait for it; a call that begins as one takes any number.
@@ -170,7 +170,7 @@ class Executor:
             self._busy[frame.params.model] = engine
             if frame.ref not in self._new:
                 self._new.append(frame.ref)
-            self._watchdog.expect_a_step()
+            self._watchdog.expect_a_step(_kind_of([frame]))
             engine.join(frame)
             self._pace.join(frame.ref, self._steps_left(frame, 0))
             if self._is_unwanted(frame.ref):  # a wish that came between the look and the join
@@ -221,7 +221,7 @@ class Executor:
         """One tick of the model whose turn it is."""
         counts = Counter(frame.params.model for frame in self._joined.values())
         model = self._turns.next(counts)
-        self._watchdog.expect_a_step()
+        self._watchdog.expect_a_step(_kind_of([one for one in self._joined.values() if one.params.model == model]))
         began = time.monotonic()
         try:
             self._busy[model].tick(self._take)
@@ -285,3 +285,9 @@ class Executor:
     def _steps_left(self, frame: Prepared, step: int) -> int:
         """Steps until the frame is done with all its passes, at least one."""
         return max(1, frame.job.params.total_steps - frame.steps_before - step)
+
+
+def _kind_of(frames: Sequence[Prepared]) -> Kind:
+    """What decides how long a tick of one model takes: its largest frame."""
+    largest = max((frame.params for frame in frames), key=lambda params: params.width * params.height)
+    return largest.model, largest.width, largest.height

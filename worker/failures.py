@@ -79,7 +79,8 @@ _KIND_OF_CODE = {
     "model_unavailable": FailureClass.CONFIG,
     "out_of_memory": FailureClass.OUT_OF_MEMORY,
     "invalid_output": FailureClass.INVALID_OUTPUT,
-    "worker_lost": FailureClass.DEVICE_FAULT,
+    "worker_lost": FailureClass.WORKER_LOST,
+    "deadline_exceeded": FailureClass.TIMEOUT,
     "store_failed": FailureClass.TRANSIENT,
 }
 _UNKNOWN = Verdict(FailureClass.UNKNOWN, "internal", "the worker failed in an unexpected way")

@@ -12,12 +12,11 @@ from common.domain.recipe import recipe_of
 from common.images.encode import EXTENSIONS, EncodedImage, encode
 from common.images.grid import before_and_after
 from common.storage.keys import result_key, step_key
-from common.storage.port import ObjectStore, StoreUnavailable
+from common.storage.port import ObjectStore
 from worker.handover import Handover, pack
+from worker.store_access import insist
 
 Index = int | Literal["grid"]
-
-_PAUSES_SECONDS = (0.2, 0.4, 0.8, 1.6)
 
 
 class ResultWriter:
@@ -61,12 +60,7 @@ class ResultWriter:
         return _stored(GRID_INDEX if place == "grid" else place, seed, key, encoded)
 
     def _put(self, key: str, data: bytes, content_type: str) -> None:
-        for pause in _PAUSES_SECONDS:
-            try:
-                return self._store.put(key, data, content_type)
-            except StoreUnavailable:
-                time.sleep(pause)
-        return self._store.put(key, data, content_type)
+        insist(lambda: self._store.put(key, data, content_type))
 
 
 def _stored(place: int, seed: int, key: str, encoded: EncodedImage) -> StoredImage:

@@ -1,16 +1,23 @@
 """The watchdog: a device that gives no sign of life ends the process, and a new one takes its place."""
 
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable
+from statistics import median
+from typing import Final
 
-LOAD_SECONDS = 1800.0
-_STEPS = 20
+LOAD_SECONDS: Final = 1800.0
+_TICKS: Final = 20
+_REMEMBERED: Final = 50
+
+Kind = tuple[str, int, int]
 
 
 class Watchdog:
     """Knows until when the device thread must give a sign. `clock` gives monotonic seconds.
 
-    A step may take `floor_seconds`, or twenty times the slowest step seen when that is more; a load half an hour.
+    A sign may take `floor_seconds`, or twenty times what it takes in the median tick of this model and size (of each
+    tick the longest silence counts) when that is more; a load half an hour.
     """
 
     def __init__(self, floor_seconds: float, clock: Callable[[], float]) -> None:
@@ -18,29 +25,46 @@ class Watchdog:
         self._clock = clock
         self._lock = threading.Lock()
         self._expected_by: float | None = None
-        self._stepped_at: float | None = None
-        self._slowest_seconds = 0.0
+        self._signed_at: float | None = None
+        self._longest_seconds = 0.0
+        self._kind: Kind | None = None
+        self._silences: dict[Kind | None, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
 
-    def expect_a_step(self) -> None:
-        """A step begins, or one is done and the next begins."""
+    def expect_a_step(self, kind: Kind | None = None) -> None:
+        """A step begins, or one is done and the next begins. `kind` is the model and its width and height in pixels,
+        None for what has begun already.
+        """
         with self._lock:
             now = self._clock()
-            if self._stepped_at is not None:
-                self._slowest_seconds = max(self._slowest_seconds, now - self._stepped_at)
-            self._stepped_at = now
-            self._expected_by = now + max(self._floor_seconds, _STEPS * self._slowest_seconds)
+            self._note_silence(now)
+            self._kind = kind or self._kind
+            self._signed_at = now
+            self._expected_by = now + self._patience_seconds()
 
     def expect_a_load(self) -> None:
         """A model is being loaded."""
         with self._lock:
+            self._signed_at = None
             self._expected_by = self._clock() + LOAD_SECONDS
 
     def rest(self) -> None:
-        """The device has nothing to do."""
+        """The device has nothing to do, or has done a tick."""
         with self._lock:
-            self._expected_by = self._stepped_at = None
+            self._note_silence(self._clock())
+            if self._signed_at is not None:
+                self._silences[self._kind].append(self._longest_seconds)
+            self._longest_seconds = 0.0
+            self._expected_by = self._signed_at = None
 
     def is_overdue(self) -> bool:
         """True when the sign is late."""
         with self._lock:
             return self._expected_by is not None and self._clock() > self._expected_by
+
+    def _note_silence(self, now: float) -> None:
+        if self._signed_at is not None:
+            self._longest_seconds = max(self._longest_seconds, now - self._signed_at)
+
+    def _patience_seconds(self) -> float:
+        known = self._silences[self._kind]
+        return max(self._floor_seconds, _TICKS * median(known)) if known else self._floor_seconds

@@ -12,6 +12,7 @@ from api.dependencies import Services
 from api.schemas.images import ImageSource
 from common.clock import utc_now
 from common.db.jobs import find_image, find_job
+from common.db.objects import announce, announce_again
 from common.db.tenants import Caller
 from common.db.uploads import UploadState, find_upload
 from common.domain.errors import Invalid, Problem
@@ -50,7 +51,7 @@ class PreparedInput:
 def resolve_input(services: Services, caller: Caller, source: ImageSource, pointer: str) -> InputRef | PendingUrl:
     """The input, stored. Raises `Invalid` naming the member of the source at `pointer`, `StoreUnavailable`."""
     prepared = prepare_input(services, caller, source, pointer)
-    return prepared if isinstance(prepared, PendingUrl) else keep_input(services, prepared)
+    return prepared if isinstance(prepared, PendingUrl) else keep_input(services, caller, prepared, pointer)
 
 
 def prepare_input(services: Services, caller: Caller, source: ImageSource, pointer: str) -> PreparedInput | PendingUrl:
@@ -83,11 +84,18 @@ def prepare_bytes(services: Services, caller: Caller, data: bytes, pointer: str)
     return PreparedInput(reference, image.png, image.has_alpha)
 
 
-def keep_input(services: Services, prepared: PreparedInput) -> InputRef:
-    """Store what is prepared. Content-addressed: what is never used leaves nothing that a later use could not take."""
-    if prepared.png is not None:
-        services.store.put(prepared.reference.key, prepared.png, "image/png", if_absent=True)
-    return prepared.reference
+def keep_input(services: Services, caller: Caller, prepared: PreparedInput, pointer: str) -> InputRef:
+    """Store what is prepared, or make sure that what was stored before stays. Unused, it goes after an hour.
+
+    Raises `Invalid` at `pointer` when what was stored before is about to go.
+    """
+    reference, png = prepared.reference, prepared.png
+    if png is not None:
+        services.database.transact(lambda connection: announce(connection, caller.tenant_id, reference))
+        services.store.put(reference.key, png, "image/png", if_absent=True)
+    elif not services.database.transact(lambda c: announce_again(c, caller.tenant_id, reference.key)):
+        raise _invalid(pointer, "the life of this image is over; send it again")
+    return reference
 
 
 def require_upload(connection: Connection, tenant_id: str, upload_id: str, pointer: str) -> InputRef:
@@ -103,13 +111,18 @@ def require_upload(connection: Connection, tenant_id: str, upload_id: str, point
 
 
 def find_result_as_input(connection: Connection, tenant_id: str, job_id: str, index: int, pointer: str) -> StoredImage:
-    """Result `index` of the tenant's job. Raises `Invalid` unless the job succeeded and its results are still there."""
+    """Result `index` of the tenant's job. Raises `Invalid` unless the job succeeded and its results are still there.
+
+    The code is `gone` for a job that was erased.
+    """
     job = find_job(connection, tenant_id, job_id)
     if job is None:
         raise _invalid(f"{pointer}/job", "there is no such job")
+    if job.erased_at is not None:
+        raise Invalid([Problem(f"{pointer}/job", "gone", "the job has been erased")])
     if job.state is not JobState.SUCCEEDED:
         raise _invalid(f"{pointer}/job", f"the job is {job.state}; only one that succeeded has images")
-    if job.erased_at is not None or (job.expires_at is not None and job.expires_at <= utc_now()):
+    if job.expires_at is not None and job.expires_at <= utc_now():
         raise _invalid(f"{pointer}/job", "the life of the job's images is over")
     image = find_image(connection, tenant_id, job_id, index)
     if image is None:

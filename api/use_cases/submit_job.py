@@ -63,12 +63,14 @@ def submit_job(services: Services, caller: Caller, submission: Submission) -> Su
     lane = choose_lane(submission.request, caller)
     prepared = _prepare(services, caller, submission)
     plan = _plan(services, submission, prepared)
-    inputs = {role: keep_input(services, one) for role, one in prepared.items() if isinstance(one, PreparedInput)}
+    inputs = {
+        role: keep_input(services, caller, one, f"/{role}")
+        for role, one in prepared.items()
+        if isinstance(one, PreparedInput)
+    }
     urls = {role: one.url for role, one in prepared.items() if isinstance(one, PendingUrl)}
     job = _new_job(services, caller, submission.request, lane, plan, inputs)
-    with services.database.write() as connection:
-        submitted = _insert(connection, job, urls, submission.idempotency)
-        failpoints.hit("api.inserted")
+    submitted = services.database.transact(lambda c: _insert(c, job, urls, submission.idempotency))
     if submitted.replayed:
         return _replay(services, submitted.job)
     failpoints.hit("api.committed")
@@ -159,6 +161,7 @@ def _insert(connection: Connection, job: NewJob, urls: dict[str, str], idempoten
         return Submitted(original, replayed=True)
     insert_job(connection, job)
     insert_intakes(connection, job.id, job.tenant_id, urls)
+    failpoints.hit("api.inserted")
     snapshot = find_job(connection, job.tenant_id, job.id)
     if snapshot is None:
         raise Unavailable("the database lost the job that was just written")

@@ -35,7 +35,7 @@ class Awaited:
 
 def upload_image(services: Services, caller: Caller, data: bytes) -> Upload:
     """Decode and store the image. Raises `Invalid` for what is no image, with nothing stored."""
-    picture = keep_input(services, prepare_bytes(services, caller, data, "/file"))
+    picture = keep_input(services, caller, prepare_bytes(services, caller, data, "/file"), "/file")
     upload_id = new_id("upl")
     with services.database.write() as connection:
         uploads.insert_ready(connection, caller.tenant_id, upload_id, picture, life_seconds=LIFE_SECONDS)
@@ -108,7 +108,7 @@ def complete_upload(services: Services, caller: Caller, upload_id: str) -> Uploa
             uploads.mark_rejected(connection, caller.tenant_id, upload.id)
         _drop_staged(services, upload)
         raise
-    picture = keep_input(services, prepared)
+    picture = keep_input(services, caller, prepared, "/file")
     with services.database.write() as connection:
         uploads.mark_ready(connection, caller.tenant_id, upload, picture)
         completed = _require(connection, caller, upload_id)

@@ -1,10 +1,12 @@
 """The database: one engine per process, explicit transactions, and the errors of a database that is away."""
 
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -22,6 +24,14 @@ _KEEPALIVES = {
 }
 _PASSING_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 _READ_ONLY = "25006"
+_CONTENTION = frozenset({"40001", "40P01"})  # serialisation failure, deadlock
+_CONTENTION_PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2)
+
+Answer = TypeVar("Answer")
+
+
+class Contention(Unavailable):
+    """Another transaction was in the way, and the database rolled this one back: nothing of it was done."""
 
 
 class Database:
@@ -46,6 +56,20 @@ class Database:
         with _translated(), self._turn, self.engine.begin() as connection:
             yield connection
 
+    def transact(self, work: Callable[[Connection], Answer]) -> Answer:
+        """What `work` answers in a transaction of its own; begun anew, a few times, when another one was in its way.
+
+        A deadlock or a serialisation failure is certain to have left nothing behind. Raises as `write` does.
+        """
+        for pause in _CONTENTION_PAUSES_SECONDS:
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except Contention:
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads retries
+        with self.write() as connection:
+            return work(connection)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A read-only look; never blocks or is blocked by a writer."""
@@ -69,17 +93,25 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise Unavailable("the database does not answer") from error
     except DBAPIError as error:
+        if _sqlstate(error) in _CONTENTION:
+            raise Contention("the database was busy with the same rows") from error
+        if isinstance(error, (OperationalError, InterfaceError)):
+            raise Unavailable("the database does not answer") from error
         if error.connection_invalidated or _is_passing(error):
             raise Unavailable("the database cannot take this right now") from error
         raise
+    except PoolTimeout as error:
+        raise Unavailable("the database does not answer") from error
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 def _is_passing(error: DBAPIError) -> bool:
     """True for what the database itself will be over: connection, rollback, resources, shutdown, read-only standby."""
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+    state = _sqlstate(error)
     return state[:2] in _PASSING_CLASSES or state == _READ_ONLY
 
 

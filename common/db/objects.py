@@ -1,6 +1,6 @@
-"""Rows of what lies in the object store, and which jobs need it."""
+"""Rows of what lies in the object store, and which jobs need it. How they go stands in `common.db.cleaning`."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
@@ -9,31 +9,42 @@ from common.db.types import after_now, now
 from common.db.upsert import upsert
 from common.domain.job import InputRef
 
+ANNOUNCED_SECONDS: Final = 3600
+
+
+def announce(connection: Connection, tenant_id: str, reference: InputRef) -> None:
+    """We are about to make sure that this object lies in the store, and then to use it: nobody may remove it meanwhile.
+
+    To be committed before the store is asked: the object is then there to stay, or gone and stored anew.
+    What comes of nothing goes after an hour.
+    """
+    statement = upsert(connection, objects).values(
+        _row(tenant_id, reference) | {"expires_at": after_now(ANNOUNCED_SECONDS)}
+    )
+    changes = {"state": "live", "expires_at": _later_of(statement.excluded.expires_at)}
+    connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_=changes))
+
+
+def announce_again(connection: Connection, tenant_id: str, key: str) -> bool:
+    """The same for an object that was stored before. False when it is gone, or about to go."""
+    mine = (objects.c.key == key) & (objects.c.tenant_id == tenant_id) & (objects.c.state == "live")
+    statement = update(objects).where(mine).values(expires_at=_later_of(after_now(ANNOUNCED_SECONDS)))
+    return connection.execute(statement).rowcount == 1
+
 
 def keep_input(
     connection: Connection, tenant_id: str, reference: InputRef, *, expires_seconds: float | None = None
 ) -> None:
     """The row of a prepared input, live again if it was about to go.
 
-    `expires_seconds`: it may go after that if no live job refers to it; None leaves what an earlier keeper said. The
-    longer of two lives counts, and an object without an end keeps none.
+    `expires_seconds`: it may go after that if no job refers to it; the longer of two lives counts. None leaves what an
+    earlier keeper said, and without any it lives by references alone.
     """
-    row = {
-        "key": reference.key,
-        "tenant_id": tenant_id,
-        "state": "live",
-        "kind": "input",
-        "sha256": reference.sha256,
-        "bytes": reference.bytes,
-        "width": reference.width,
-        "height": reference.height,
-    }
+    statement = upsert(connection, objects).values(_row(tenant_id, reference))
     changes: dict[str, Any] = {"state": "live"}
-    statement = upsert(connection, objects).values(row)
     if expires_seconds is not None:
         statement = statement.values(expires_at=after_now(expires_seconds))
-        wished = statement.excluded.expires_at
-        changes["expires_at"] = case((objects.c.expires_at < wished, wished), else_=objects.c.expires_at)
+        changes["expires_at"] = _later_of(statement.excluded.expires_at)
     connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_=changes))
 
 
@@ -48,8 +59,26 @@ def refer_to_input(connection: Connection, tenant_id: str, job_id: str, role: st
 def shorten_life(connection: Connection, tenant_id: str, key: str) -> None:
     """An upload of this object is gone: it lives as long as the longest of the other uploads, without any it is over.
 
-    An object without an end, which a job brought, is left as it is.
+    An object that lives by references alone is left as it is.
     """
     others = select(func.max(uploads.c.expires_at)).where(uploads.c.object_key == key).scalar_subquery()
     mine = (objects.c.key == key) & (objects.c.tenant_id == tenant_id) & objects.c.expires_at.is_not(None)
     connection.execute(update(objects).where(mine).values(expires_at=func.coalesce(others, now())))
+
+
+def _row(tenant_id: str, reference: InputRef) -> dict[str, Any]:
+    return {
+        "key": reference.key,
+        "tenant_id": tenant_id,
+        "state": "live",
+        "kind": "input",
+        "sha256": reference.sha256,
+        "bytes": reference.bytes,
+        "width": reference.width,
+        "height": reference.height,
+    }
+
+
+def _later_of(wished: Any) -> Any:
+    """The object's end or the wished one, whichever is later; one that it does not have is none."""
+    return case((objects.c.expires_at > wished, objects.c.expires_at), else_=wished)

@@ -1,9 +1,11 @@
 """What the sweeper heals, page by page: expired leases, ended queued jobs, due delays, dead workers, old keys."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, literal, select, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from common import failpoints
@@ -24,9 +26,28 @@ _LOST = {
 }
 
 
-def rescue_expired(connection: Connection, jitter: float) -> list[str]:
-    """One page of jobs whose lease ran out: queued again, or failed. Returns the ids that moved."""
-    return [row.id for row in _expired(connection) if _rescue_safely(connection, row, jitter)]
+Cursor = tuple[datetime, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What became of one page: the ids that moved, and where the next page begins; None after the last."""
+
+    ids: list[str]
+    following: Cursor | None
+
+
+def rescue_expired(
+    connection: Connection, jitter: float, *, lease_seconds: float = 0.0, after: Cursor | None = None
+) -> Rescued:
+    """One page of jobs whose lease ran out: queued again, or failed. What cannot be moved holds up nothing behind it.
+
+    While no worker of a job's pool has beaten within a lease, they may all have been kept from the database: the job is
+    left alone for one lease more. Nobody could run it meanwhile.
+    """
+    page = _expired(connection, lease_seconds, after)
+    moved = [row.id for row in page if _rescue_safely(connection, row, jitter)]
+    return Rescued(moved, (page[-1].lease_until, page[-1].id) if len(page) == PAGE else None)
 
 
 def end_queued(connection: Connection) -> int:
@@ -60,8 +81,11 @@ def fold_vtime(connection: Connection, pool: str, vtime: float) -> None:
 
 
 def forget_idempotency_keys(connection: Connection) -> int:
-    """Remove keys past their life. Returns how many."""
-    return connection.execute(delete(idempotency_keys).where(idempotency_keys.c.expires_at <= now())).rowcount
+    """Remove one page of keys past their life. Returns how many."""
+    over = idempotency_keys.c.expires_at <= now()
+    mine = (idempotency_keys.c.tenant_id, idempotency_keys.c.key)
+    page = select(*mine).where(over).limit(PAGE)
+    return connection.execute(delete(idempotency_keys).where(over, tuple_(*mine).in_(page))).rowcount
 
 
 def _in_page(condition: Any) -> Any:
@@ -69,7 +93,7 @@ def _in_page(condition: Any) -> Any:
     return condition & jobs.c.id.in_(page)
 
 
-def _expired(connection: Connection) -> list[Row[Any]]:
+def _expired(connection: Connection, lease_seconds: float, after: Cursor | None) -> list[Row[Any]]:
     """Expired jobs with what is known of the attempt: whether it joined, and who else was in that process.
 
     A mate that had not joined is company too: the process may have died before it could say so.
@@ -85,11 +109,14 @@ def _expired(connection: Connection) -> list[Row[Any]]:
         .scalar_subquery()
     )
     this_attempt = (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence)
+    is_served = exists().where(workers.c.pool == jobs.c.pool, workers.c.heartbeat_at > after_now(-lease_seconds))
+    is_long_over = jobs.c.lease_until < after_now(-lease_seconds)
+    is_behind = literal(True) if after is None else tuple_(jobs.c.lease_until, jobs.c.id) > after
     query = (
         select(jobs, attempts.c.joined_at, company.label("company"))
         .join(attempts, this_attempt)
-        .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now())
-        .order_by(jobs.c.lease_until)
+        .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now(), is_served | is_long_over, is_behind)
+        .order_by(jobs.c.lease_until, jobs.c.id)
         .limit(PAGE)
         .with_for_update(skip_locked=True, of=jobs)
     )

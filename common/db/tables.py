@@ -134,6 +134,7 @@ jobs = Table(
     moment("started_at", "first time on a device"),
     moment("finished_at", "when it became terminal"),
     moment("expires_at", "results may go after this"),
+    moment("cleaned_at", "when its results, steps and references were removed, after that"),
     moment("erased_at", "erased on request; reads answer 410"),
     text_column("batch_id", "batch", nullable=True),
     text_column("retry_of", "job that this one tries again", nullable=True),
@@ -197,9 +198,14 @@ jobs = Table(
         postgresql_where=text("held = 'delayed'"),
         sqlite_where=text("held = 'delayed'"),
     ),
+    Index(
+        "ix_jobs_expired",
+        "expires_at",
+        postgresql_where=text("cleaned_at IS NULL"),
+        sqlite_where=text("cleaned_at IS NULL"),
+    ),
     Index(None, "tenant_id", "id"),
     Index(None, "batch_id", "id"),
-    Index(None, "expires_at"),
     comment="The hot row of a job. Inserted by submit; moved by workers, sweeper and cancel.",
 )
 

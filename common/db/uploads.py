@@ -6,10 +6,12 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from common.db.cleaning import mark_staged
 from common.db.objects import keep_input, shorten_life
 from common.db.tables import objects, uploads
 from common.db.types import after_now, now
 from common.domain.job import InputRef
+from common.storage.keys import parse_key
 
 PAGE = 100
 
@@ -118,10 +120,14 @@ def delete_upload(connection: Connection, tenant_id: str, upload_id: str) -> Non
 def forget_expired(connection: Connection) -> int:
     """Remove one page of uploads past their life, whatever their state. Returns how many.
 
-    Their pictures need no word: an object's life ends with that of its longest upload.
+    Their pictures need no word: an object's life ends with that of its longest upload. Files that came and were never
+    taken are marked for the cleaner.
     """
     page = select(uploads.c.id).where(uploads.c.expires_at <= now()).order_by(uploads.c.expires_at).limit(PAGE)
-    return connection.execute(delete(uploads).where(uploads.c.id.in_(page))).rowcount
+    gone = delete(uploads).where(uploads.c.id.in_(page)).returning(uploads.c.staging_key)
+    staged = connection.execute(gone).scalars().all()
+    mark_staged(connection, [parts for key in staged if key and (parts := parse_key(key))])
+    return len(staged)
 
 
 def _settle(connection: Connection, tenant_id: str, upload_id: str, state: UploadState, key: str | None) -> bool:

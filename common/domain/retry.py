@@ -5,15 +5,21 @@ from enum import StrEnum
 
 
 class FailureClass(StrEnum):
-    """What kind of thing went wrong in an attempt; `worker.failures` sorts exceptions into these."""
+    """What kind of thing went wrong in an attempt; `worker.failures` sorts exceptions into these.
+
+    Before the job comes here, the worker has tried what helps in place: out of memory once more with less memory, an
+    invalid output once with a float32 VAE, transient trouble five times.
+    """
 
     CLIENT = "client"
     CONFIG = "config"
     OUT_OF_MEMORY = "out_of_memory"
     INVALID_OUTPUT = "invalid_output"
     DEVICE_FAULT = "device_fault"
+    WORKER_LOST = "worker_lost"
     TRANSIENT = "transient"
     DRAIN = "drain"
+    TIMEOUT = "timeout"
     UNKNOWN = "unknown"
 
 
@@ -35,7 +41,15 @@ class TryAgain:
 
 Decision = GiveUp | TryAgain
 
-_FINAL = frozenset({FailureClass.CLIENT, FailureClass.CONFIG, FailureClass.OUT_OF_MEMORY, FailureClass.INVALID_OUTPUT})
+_FINAL = frozenset(
+    {
+        FailureClass.CLIENT,
+        FailureClass.CONFIG,
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.INVALID_OUTPUT,
+        FailureClass.TIMEOUT,
+    }
+)
 MAX_BACKOFF_SECONDS = 300.0
 SOLO_CRASHES_TO_POISON = 2
 

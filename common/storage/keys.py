@@ -1,6 +1,7 @@
 """The names of objects, and the rules that all names obey. Pure functions."""
 
 import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
@@ -12,6 +13,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,16}")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 
+_KINDS: Final = {"inputs": "input", "results": "result", "steps": "step", "uploads": "upload"}
 _CONTENT_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".json": "application/json",
@@ -48,6 +50,26 @@ def upload_key(tenant_id: str, upload_id: str) -> str:
 def manifest_key(tenant_id: str, batch_id: str) -> str:
     """The manifest of a batch, JSON Lines."""
     return f"manifests/{_checked_id(tenant_id)}/{_checked_id(batch_id)}.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParts:
+    """What a key says of its object: `kind` is `input`, `result`, `step` or `upload`."""
+
+    key: str
+    kind: str
+    tenant_id: str
+    job_id: str | None = None
+
+
+def parse_key(key: str) -> KeyParts | None:
+    """What this key says, or None when none of the functions above made it."""
+    folder, _, rest = key.partition("/")
+    if folder not in _KINDS:
+        return None
+    tenant_id, _, rest = rest.partition("/")
+    name, _, below = rest.partition("/")
+    return KeyParts(key, _KINDS[folder], tenant_id, name if below else None) if tenant_id and name else None
 
 
 def content_type_of(key: str) -> str:

@@ -42,7 +42,7 @@ def expire_leases(database: Database) -> None:
 
 def sweep(database: Database) -> list[str]:
     with database.write() as connection:
-        return rescue.rescue_expired(connection, 0.0)
+        return rescue.rescue_expired(connection, 0.0).ids
 
 
 def test_a_job_goes_from_submit_to_success_with_one_event_per_version(database: Database) -> None:

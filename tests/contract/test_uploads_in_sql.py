@@ -77,13 +77,14 @@ def test_the_longest_of_its_uploads_decides_how_long_a_picture_lives(database: D
     assert life_left(database) == pytest.approx(0, abs=30)
 
 
-def test_a_picture_that_a_job_brought_has_no_end_whatever_uploads_come_and_go(database: Database) -> None:
+def test_a_picture_that_a_job_brought_has_no_end_until_an_upload_gives_it_one(database: Database) -> None:
     with database.write() as connection:
         insert_job(connection, make_job(inputs={"image": PICTURE}))
-    upload = ready(database)
     assert life_left(database) is None
+    upload = ready(database, life_seconds=3600)
+    assert life_left(database) == pytest.approx(3600, abs=30)
     delete(database, upload)
-    assert life_left(database) is None
+    assert life_left(database) == pytest.approx(0, abs=30)  # the job's reference keeps it
 
 
 def test_a_picture_that_was_about_to_go_lives_again(database: Database) -> None:

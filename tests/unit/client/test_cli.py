@@ -153,7 +153,7 @@ def test_a_missing_part_is_answered_with_the_line_that_installs_it(run: Run, mon
 
 
 def test_keys_belong_to_tenants_and_are_printed_alone(run: Run) -> None:
-    assert run("migrate")[:2] == (0, "the schema is at 0003\n")
+    assert run("migrate")[:2] == (0, "the schema is at 0004\n")
     assert run("keys", "create", "--tenant", "acme", "--name", "ci")[0] == 1
     assert run("tenants", "create", "acme")[:2] == (0, "acme\n")
     assert run("tenants", "create", "acme")[0] == 1

@@ -1,5 +1,6 @@
 """The claimer on a real database: how much it takes and when, and what it makes of it on several threads."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -216,7 +217,7 @@ def test_a_job_that_cannot_be_prepared_fails_and_the_others_are_ready(desk: Desk
 
 
 def test_inputs_are_fetched_and_a_missing_one_fails_the_job_but_a_missing_step_does_not(desk: Desk) -> None:
-    reference = InputRef("inputs/image", "ab" * 32, 1, 64, 64)
+    reference = InputRef("inputs/image", hashlib.sha256(b"picture").hexdigest(), 7, 64, 64)
     wishes = {"inputs": {"image": reference}, "done_steps": (DoneStep(0, "steps/0", "0"), DoneStep(1, "steps/1", "1"))}
     job = ClaimedJob("job", "default", 1, 1, 3, False, 0, *(None,) * 2, PARAMS, **wishes)  # type: ignore[arg-type]
     failed = desk.claimer._prepared(job)
@@ -225,6 +226,10 @@ def test_inputs_are_fetched_and_a_missing_one_fails_the_job_but_a_missing_step_d
     desk.store.objects = {"inputs/image": b"picture", "steps/1": b"step"}
     desk.prepare = lambda job, inputs: inputs  # type: ignore[return-value, assignment]
     assert desk.claimer._prepared(job) == {"image": b"picture", step_role(1): b"step"}
+    desk.store.objects["inputs/image"] = b"another"
+    altered = desk.claimer._prepared(job)
+    assert isinstance(altered, JobFailure)
+    assert altered.code == "input_missing"
 
 
 def test_a_stop_leaves_claimed_jobs_held_and_unprepared(desk: Desk) -> None:

@@ -24,6 +24,8 @@ CASES = [
     (JobFailure("no", code="model_unavailable"), FailureClass.CONFIG, "model_unavailable"),
     (JobFailure("nan", code="invalid_output"), FailureClass.INVALID_OUTPUT, "invalid_output"),
     (JobFailure("big", code="out_of_memory"), FailureClass.OUT_OF_MEMORY, "out_of_memory"),
+    (JobFailure("late", code="deadline_exceeded"), FailureClass.TIMEOUT, "deadline_exceeded"),
+    (JobFailure("lost", code="worker_lost"), FailureClass.WORKER_LOST, "worker_lost"),
     (JobFailure("odd", code="something_new"), FailureClass.UNKNOWN, "something_new"),
     (ImageRejected("image_too_large", "too large"), FailureClass.CLIENT, "image_too_large"),
     (ObjectMissing("inputs/x"), FailureClass.CLIENT, "input_missing"),

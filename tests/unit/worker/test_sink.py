@@ -17,7 +17,7 @@ from common.domain.job import ClaimedJob
 from common.storage.port import StoreUnavailable
 from tests.making import PARAMS, claim, enlist, submit
 from tests.waiting import wait_until
-from worker import results
+from worker import store_access
 from worker.engine.frames import next_frame, prepare_frames
 from worker.engine.port import Failed, Finished, FrameRef, Left, Prepared
 from worker.results import ResultWriter
@@ -124,7 +124,7 @@ class Studio:
 
 @pytest.fixture
 def studio(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
-    monkeypatch.setattr(results, "_PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr(store_access, "FIRST_SECONDS", 0.0)
     made = Studio(sqlite_database)
     yield made
     made.sink.abandon()

@@ -30,16 +30,45 @@ def test_a_step_without_a_sign_is_overdue_after_the_floor() -> None:
     assert watchdog.is_overdue()
 
 
-def test_slow_steps_may_take_twenty_times_as_long() -> None:
+LARGE, SMALL = ("sdxl", 1024, 1024), ("sd15", 512, 512)
+
+
+def tick(watchdog: Watchdog, clock: Clock, kind: tuple[str, int, int], *silences: float) -> None:
+    """One tick: `kind` begins, a sign after each silence but the last, then rest."""
+    watchdog.expect_a_step(kind)
+    for seconds in silences[:-1]:
+        clock.now += seconds
+        watchdog.expect_a_step()
+    clock.now += silences[-1]
+    watchdog.rest()
+
+
+def test_a_step_may_take_twenty_times_the_median_of_its_model_and_size() -> None:
     clock = Clock()
     watchdog = Watchdog(60, clock)
-    watchdog.expect_a_step()
-    clock.now = 10
-    watchdog.expect_a_step()
-    clock.now = 10 + 199
+    for seconds in (10, 10, 500, 9, 10):
+        tick(watchdog, clock, LARGE, 0.1, seconds, 0.1)
+    began = clock.now
+    watchdog.expect_a_step(LARGE)
+    clock.now = began + 199
     assert not watchdog.is_overdue()
-    clock.now = 10 + 201
+    clock.now = began + 201
     assert watchdog.is_overdue()
+    watchdog.rest()
+    began = clock.now
+    watchdog.expect_a_step(SMALL)
+    clock.now = began + 61
+    assert watchdog.is_overdue()
+
+
+def test_quick_ticks_do_not_make_it_impatient() -> None:
+    clock = Clock()
+    watchdog = Watchdog(60, clock)
+    for _ in range(100):
+        tick(watchdog, clock, SMALL, 0.01)
+    watchdog.expect_a_step(SMALL)
+    clock.now += 59
+    assert not watchdog.is_overdue()
 
 
 def test_a_load_has_its_own_bound() -> None:

@@ -1,0 +1,33 @@
+"""expired jobs: which of them have been cleaned up, and finding the others at once"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from common.db import types
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_UNCLEANED = "cleaned_at IS NULL"
+
+
+def upgrade() -> None:
+    comment = "when its results, steps and references were removed, after that"
+    op.add_column("jobs", sa.Column("cleaned_at", types.Timestamp(), nullable=True, comment=comment))
+    op.create_index(
+        "ix_jobs_expired",
+        "jobs",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text(_UNCLEANED),
+        sqlite_where=sa.text(_UNCLEANED),
+    )
+    op.drop_index("ix_jobs_expires_at", table_name="jobs")
+
+
+def downgrade() -> None:
+    op.create_index("ix_jobs_expires_at", "jobs", ["expires_at"], unique=False)
+    op.drop_index("ix_jobs_expired", table_name="jobs")
+    op.drop_column("jobs", "cleaned_at")
