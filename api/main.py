@@ -44,7 +44,7 @@ def create_app(
     `draining`, once set, turns the readiness probe. Raises ValueError for an address that is open without keys.
     """
     check_door(settings)
-    metrics = Metrics()
+    metrics, draining = Metrics(), draining or Event()
     parts = Parts(database, store, doorbell, decoder, catalogue, outbound)
     app = FastAPI(
         title="Darkroom",
@@ -53,14 +53,14 @@ def create_app(
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
-        lifespan=_lifespan(settings, parts, metrics, draining or Event()),
+        lifespan=_lifespan(settings, parts, metrics, draining),
     )
     for router in (jobs.router, images.router, uploads.router, catalogue_routes.router, operations.router):
         app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, draining=draining)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 

@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Final
 
 import structlog
@@ -62,16 +63,19 @@ class BodyLimit:
 class Envelope:
     """The outermost layer: request id in and out, safety headers, access line, metrics, and 500 for the unforeseen."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Event) -> None:
         self._app = app
         self._metrics = metrics
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
+        """See the class. A process that is stopping asks for the connection to be closed, so that the next request goes
+        elsewhere.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, _request_id(scope["headers"]))
+        exchange = _Exchange(scope, send, _request_id(scope["headers"]), self._draining)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             await self._answer(exchange, receive)
@@ -108,6 +112,7 @@ class _Exchange:
     scope: Scope
     downstream: Send
     request_id: str
+    draining: Event
     status: int = 0
     began: float = field(default_factory=monotonic_seconds)
 
@@ -130,6 +135,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
+            if self.draining.is_set():
+                headers["Connection"] = "close"
             for name, value in _SAFETY_HEADERS.items():
                 headers.setdefault(name, value)
         await self.downstream(message)

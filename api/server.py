@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from common.clock import monotonic_seconds
 from common.settings import Settings
 
 _GRACE_SECONDS: Final = 30
@@ -22,9 +23,11 @@ _log = structlog.get_logger()
 class Server(uvicorn.Server):
     """Says where it listens, and says that it is draining as soon as a signal asks it to stop."""
 
-    def __init__(self, config: uvicorn.Config, draining: Event) -> None:
+    def __init__(self, config: uvicorn.Config, draining: Event, linger_seconds: float) -> None:
         super().__init__(config)
         self._draining = draining
+        self._linger_seconds = linger_seconds
+        self._leaves_at = 0.0
 
     async def startup(self, sockets: list[Socket] | None = None) -> None:
         """Also logs the address, with the port that the system chose for port 0."""
@@ -34,13 +37,21 @@ class Server(uvicorn.Server):
                 _announce(*socket.getsockname()[:2])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The readiness probe turns first. A second SIGINT does not wait for requests in flight.
+        """The readiness probe turns first, and requests are taken on for a while, until load balancers have noticed. A
+        second SIGINT does not wait for requests in flight.
 
         uvicorn would send the signal to itself again at the end; a stop in good order ends with 0 here.
         """
+        if not self._draining.is_set():
+            self._leaves_at = monotonic_seconds() + self._linger_seconds
         self._draining.set()
         self.force_exit = self.should_exit and sig == SIGINT
         self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now; asked ten times a second."""
+        is_over = await super().on_tick(counter)
+        return is_over and (self.force_exit or monotonic_seconds() >= self._leaves_at)
 
 
 def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
@@ -63,7 +74,7 @@ def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    server = Server(config, draining)
+    server = Server(config, draining, settings.linger_seconds)
     server.run()
     return server.started
 

@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         0.5, gt=0, description="Between two looks at cancel wishes of running jobs, in seconds."
     )
     drain_seconds: float = Field(110, ge=0, description="Grace that a draining worker gives its jobs, in seconds.")
+    linger_seconds: float = Field(
+        0,
+        ge=0,
+        description="How long a stopping API still accepts requests, so that load balancers see its `/readyz` turn first.",
+    )
     watchdog_seconds: float = Field(
         0, ge=0, description="Longest silence of a device within a step, in seconds; 0: 60, on a CPU 600."
     )

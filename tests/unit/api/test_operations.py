@@ -40,10 +40,12 @@ def test_a_draining_process_gets_no_more_requests(api: Api) -> None:
     )
     with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.get("/readyz").status_code == 200
+        assert "connection" not in client.get("/readyz").headers
         draining.set()
 
         assert client.get("/readyz").status_code == 503
-        assert client.get("/healthz").status_code == 200
+        healthy = client.get("/healthz")
+        assert (healthy.status_code, healthy.headers["connection"]) == (200, "close")
 
 
 def test_metrics_count_requests_by_template_and_submits_by_model(api: Api) -> None:

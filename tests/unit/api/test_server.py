@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from common.db.engine import Database
 from common.db.migrate import migrate
 from common.settings import Settings
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +30,8 @@ serve(settings)
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    monkeypatch.setenv("DARKROOM_LINGER_SECONDS", "1")
     database = Database(Settings(_env_file=None, data_dir=tmp_path).database)
     migrate(database)
     database.close()
@@ -62,6 +65,23 @@ def test_it_listens_on_a_free_port_and_ends_with_0(process: subprocess.Popen[str
     process.send_signal(stop)
 
     assert process.wait(timeout=30) == 0
+
+
+def test_it_goes_on_accepting_for_a_while_after_its_readiness_turned(process: subprocess.Popen[str]) -> None:
+    url = address(process)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: status_of(f"{url}/readyz") == 503, what="the turn")
+    assert status_of(f"{url}/v1/models") == 200
+    assert process.wait(timeout=30) == 0
+
+
+def status_of(url: str) -> int:
+    try:
+        with urlopen(url) as response:
+            return int(response.status)
+    except HTTPError as error:
+        with error:
+            return error.code
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
