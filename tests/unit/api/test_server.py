@@ -30,8 +30,10 @@ serve(settings)
 
 
 @pytest.fixture
-def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
-    monkeypatch.setenv("DARKROOM_LINGER_SECONDS", "1")
+def process(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[str]]:
+    monkeypatch.setenv("DARKROOM_LINGER_SECONDS", getattr(request, "param", "0"))
     database = Database(Settings(_env_file=None, data_dir=tmp_path).database)
     migrate(database)
     database.close()
@@ -67,8 +69,10 @@ def test_it_listens_on_a_free_port_and_ends_with_0(process: subprocess.Popen[str
     assert process.wait(timeout=30) == 0
 
 
+@pytest.mark.parametrize("process", ["4"], indirect=True)
 def test_it_goes_on_accepting_for_a_while_after_its_readiness_turned(process: subprocess.Popen[str]) -> None:
     url = address(process)
+    assert status_of(f"{url}/readyz") == 200
     process.send_signal(signal.SIGTERM)
     wait_until(lambda: status_of(f"{url}/readyz") == 503, what="the turn")
     assert status_of(f"{url}/v1/models") == 200
