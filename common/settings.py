@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     linger_seconds: float = Field(
         0,
         ge=0,
-        description="How long a stopping API still accepts requests, so that load balancers see its `/readyz` turn first.",
+        description="How long a stopping API still accepts requests, so that load balancers see it turn unready.",
     )
     watchdog_seconds: float = Field(
         0, ge=0, description="Longest silence of a device within a step, in seconds; 0: 60, on a CPU 600."

@@ -61,10 +61,14 @@ def restart_delay(deaths: Sequence[float], now: float) -> float | None:
 class Supervisor:
     """Keeps its children alive until it is told to stop; the order of `children` is the order of the stop signals.
 
-    A child that dies five times within 30 seconds stops all of them; `failure` then says which, and why.
+    A child that dies five times within 30 seconds stops all of them; `failure` then says which, and why. `on_end` is
+    told the process id and the exit code of every child that ends.
     """
 
-    def __init__(self, children: Sequence[Child], *, grace_seconds: float) -> None:
+    def __init__(
+        self, children: Sequence[Child], *, grace_seconds: float, on_end: Callable[[int, int], object] | None = None
+    ) -> None:
+        self._on_end = on_end or (lambda pid, exit_code: None)
         self._roles = [_Role(child) for child in children]
         self._grace_seconds = grace_seconds
         self._signals = 0
@@ -135,8 +139,10 @@ class Supervisor:
                 role.kill()
 
     def _look_after(self, role: "_Role") -> None:
+        pid = role.process.pid if role.process is not None else 0
         exit_code = role.bury()
         if exit_code is not None:
+            self._on_end(pid, exit_code)
             self._decide(role, exit_code)
         if role.due_at is not None and time.monotonic() >= role.due_at:
             role.start()

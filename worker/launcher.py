@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from common.settings import Settings, child_environment
 from common.supervisor import Child, Supervisor
+from worker.deaths import DeathReporter
 from worker.pinning import list_device_specs, pin_environment
 
 
@@ -13,7 +14,7 @@ def run(settings: Settings, devices: Sequence[str]) -> int:
     """Supervise a worker per device until SIGTERM. Returns the exit status; 0 after a clean drain."""
     is_only = len(devices) == 1
     children = [worker_child(settings, device, index, is_vital=is_only) for index, device in enumerate(devices)]
-    return Supervisor(children, grace_seconds=settings.drain_seconds).run()
+    return Supervisor(children, grace_seconds=settings.drain_seconds, on_end=DeathReporter(settings)).run()
 
 
 def all_devices() -> list[str]:

@@ -13,7 +13,6 @@ import structlog
 from sqlalchemy import Connection
 
 from common import failpoints
-from common.clock import utc_now
 from common.db import chains, claims
 from common.db.engine import Database
 from common.domain.errors import JobFailure, Unavailable
@@ -154,7 +153,6 @@ class Sink:
         new = [held for held in found.values() if held is not None and not held.has_joined]
         for held in new:
             held.has_joined = True
-            held.facts["queue_ms"] = max(0, round((utc_now() - held.job.created_at).total_seconds() * 1000))
         if not new:
             return
         ours = self._insist(lambda connection: self._write_joins(connection, new)) or set()
@@ -164,6 +162,9 @@ class Sink:
                 self._cancel(held.job.id)
 
     def _write_joins(self, connection: Connection, new: list[HeldJob]) -> set[str]:
+        waited = claims.waited_seconds(connection, [held.job.id for held in new])
+        for held in new:
+            held.facts["queue_ms"] = round(waited[held.job.id] * 1000)
         jobs = [held.job for held in new]
         return {job.id for job in jobs if claims.join(connection, job.id, job.fence, self._device)}
 

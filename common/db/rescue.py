@@ -14,7 +14,7 @@ from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
 from common.db.types import after_now, now
 from common.domain.errors import JobFailure
 from common.domain.lifecycle import CANCEL_QUEUED, FAIL, FAIL_QUEUED, RESCUE, JobState, Outcome
-from common.domain.retry import GiveUp, TryAgain, after_loss
+from common.domain.retry import GiveUp, ProcessEnd, TryAgain, after_loss, is_solo_crash
 
 PAGE = 100
 
@@ -109,12 +109,14 @@ def _expired(connection: Connection, lease_seconds: float, after: Cursor | None)
         .scalar_subquery()
     )
     this_attempt = (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence)
-    is_served = exists().where(workers.c.pool == jobs.c.pool, workers.c.heartbeat_at > after_now(-lease_seconds))
+    beats = workers.alias("beats")
+    is_served = exists().where(beats.c.pool == jobs.c.pool, beats.c.heartbeat_at > after_now(-lease_seconds))
     is_long_over = jobs.c.lease_until < after_now(-lease_seconds)
     is_behind = literal(True) if after is None else tuple_(jobs.c.lease_until, jobs.c.id) > after
     query = (
-        select(jobs, attempts.c.joined_at, company.label("company"))
+        select(jobs, attempts.c.joined_at, company.label("company"), workers.c.ended)
         .join(attempts, this_attempt)
+        .outerjoin(workers, workers.c.id == jobs.c.worker_id)
         .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now(), is_served | is_long_over, is_behind)
         .order_by(jobs.c.lease_until, jobs.c.id)
         .limit(PAGE)
@@ -137,9 +139,16 @@ def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool
 
 def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
     joined, alone = row.joined_at is not None, row.company == 0
-    crashes = row.solo_crashes + int(joined and alone)
+    end = ProcessEnd(row.ended) if row.ended else None
+    crashes = row.solo_crashes + int(is_solo_crash(joined=joined, alone=alone, end=end))
     decision = after_loss(
-        joined=joined, alone=alone, solo_crashes=crashes, tries=row.tries, max_tries=row.max_tries, jitter=jitter
+        joined=joined,
+        alone=alone,
+        solo_crashes=crashes,
+        tries=row.tries,
+        max_tries=row.max_tries,
+        jitter=jitter,
+        end=end,
     )
     still_expired = holds(row.id, row.fence) & (jobs.c.lease_until < now())
     if not _apply(connection, still_expired, decision, crashes):

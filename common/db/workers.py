@@ -7,8 +7,10 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from common.db.flows import virtual_time
 from common.db.rescue import fold_vtime
-from common.db.tables import workers
+from common.db.tables import jobs, workers
 from common.db.types import after_now, now
+from common.domain.lifecycle import JobState
+from common.domain.retry import ProcessEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,21 @@ def leave(connection: Connection, worker_id: str) -> None:
         fold_vtime(connection, row.pool, row.served_vtime)
 
 
+def report_end(connection: Connection, hostname: str, pid: int, end: ProcessEnd) -> None:
+    """What the supervisor of this process saw of its end: nobody has to wait for its leases to run out.
+
+    Nothing when it had left in good order.
+    """
+    process = (workers.c.hostname == hostname) & (workers.c.pid == pid) & workers.c.ended.is_(None)
+    dead = list(connection.execute(update(workers).where(process).values(ended=end).returning(workers.c.id)).scalars())
+    held = jobs.c.worker_id.in_(dead) & (jobs.c.state == JobState.RUNNING)
+    connection.execute(update(jobs).where(held, jobs.c.lease_until > now()).values(lease_until=now()))
+
+
 def count_live(connection: Connection, pool: str, fresh_seconds: float) -> int:
-    """Ready workers of a pool with a heartbeat in the last `fresh_seconds`."""
-    fresh = (
-        (workers.c.pool == pool) & (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
-    )
+    """Ready workers of a pool with a heartbeat in the last `fresh_seconds`, and not known to be dead."""
+    alive = (workers.c.heartbeat_at > after_now(-fresh_seconds)) & workers.c.ended.is_(None)
+    fresh = (workers.c.pool == pool) & (workers.c.state == "ready") & alive
     return connection.execute(select(func.count()).select_from(workers).where(fresh)).scalar_one()
 
 

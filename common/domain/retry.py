@@ -23,6 +23,13 @@ class FailureClass(StrEnum):
     UNKNOWN = "unknown"
 
 
+class ProcessEnd(StrEnum):
+    """How a worker process ended, as its supervisor saw it; without one nobody knows."""
+
+    CRASHED = "crashed"
+    KILLED = "killed"
+
+
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Fail the job for good with this code."""
@@ -68,16 +75,35 @@ def after_failure(kind: FailureClass, code: str, *, tries: int, max_tries: int, 
     return TryAgain(delay_seconds=backoff_seconds(tries, jitter))
 
 
-def after_loss(*, joined: bool, alone: bool, solo_crashes: int, tries: int, max_tries: int, jitter: float) -> Decision:
+def is_solo_crash(*, joined: bool, alone: bool, end: ProcessEnd | None) -> bool:
+    """Whether the loss of a worker speaks against the job: it was on the device, with nothing else in the process, and
+    nobody killed that process from outside.
+    """
+    return joined and alone and end is not ProcessEnd.KILLED
+
+
+def after_loss(
+    *,
+    joined: bool,
+    alone: bool,
+    solo_crashes: int,
+    tries: int,
+    max_tries: int,
+    jitter: float,
+    end: ProcessEnd | None = None,
+) -> Decision:
     """The decision after a worker vanished with the job. `solo_crashes` counts this one when it was a crash alone.
 
     The first rescue runs at once, later ones back off. A crash in company proves nothing against this job, but it
     next runs with a worker to itself; so does one that was claimed together with others, joined or not, because a
-    process may die before it could say who had joined. A job that had not joined cannot have crashed anything.
+    process may die before it could say who had joined. A job that had not joined cannot have crashed anything, and one
+    whose worker was killed from outside has done nothing: it runs again at once, in company.
     """
-    if joined and alone and solo_crashes >= SOLO_CRASHES_TO_POISON:
+    if is_solo_crash(joined=joined, alone=alone, end=end) and solo_crashes >= SOLO_CRASHES_TO_POISON:
         return GiveUp("poisoned")
     if tries >= max_tries:
         return GiveUp("worker_lost")
+    if end is ProcessEnd.KILLED:
+        return TryAgain()
     delay = 0.0 if tries <= 1 else backoff_seconds(tries, jitter)
     return TryAgain(delay_seconds=delay, solo=joined or not alone)

@@ -1,4 +1,4 @@
-"""expired jobs: which of them have been cleaned up, and finding the others at once"""
+"""expired jobs: which of them have been cleaned up, and finding the others at once; how workers ended"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,6 +16,8 @@ _UNCLEANED = "cleaned_at IS NULL"
 def upgrade() -> None:
     comment = "when its results, steps and references were removed, after that"
     op.add_column("jobs", sa.Column("cleaned_at", types.Timestamp(), nullable=True, comment=comment))
+    comment = "how its process ended, as its supervisor saw it: `crashed` or `killed`"
+    op.add_column("workers", sa.Column("ended", sa.Text(), nullable=True, comment=comment))
     op.create_index(
         "ix_jobs_expired",
         "jobs",
@@ -30,4 +32,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.create_index("ix_jobs_expires_at", "jobs", ["expires_at"], unique=False)
     op.drop_index("ix_jobs_expired", table_name="jobs")
+    op.drop_column("workers", "ended")
     op.drop_column("jobs", "cleaned_at")
