@@ -169,6 +169,31 @@ def test_the_launcher_replaces_a_worker_that_dies_and_drains_with_it(deployment:
     assert launcher.wait() == 0
 
 
+@pytest.mark.parametrize("deployment", ["embedded"], indirect=True)
+def test_a_worker_killed_from_outside_over_and_over_poisons_nobody_and_is_not_waited_for(
+    deployment: Stack, database: Database
+) -> None:
+    deployment.sweeper()
+    launcher = deployment.start("client.cli", "worker", "--device", "stub", DARKROOM_LEASE_SECONDS="600")
+    job = submit(database, params=steps(40), max_tries=9)
+    for number in range(1, 4):
+        eventually(lambda number=number: look_at(database, job.id).attempt == number, what="an attempt")  # type: ignore[misc]
+        os.kill(holder(database, job.id), signal.SIGKILL)
+    done = until_finished(database, job.id)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 4)
+    with database.read() as connection:
+        assert connection.execute(select(jobs.c.solo, jobs.c.solo_crashes)).one() == (False, 0)
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 0
+
+
+def holder(database: Database, job_id: str) -> int:
+    """The process that holds the job."""
+    query = select(workers.c.pid).join(jobs, jobs.c.worker_id == workers.c.id).where(jobs.c.id == job_id)
+    with database.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
 def processes(database: Database) -> set[int]:
     with database.read() as connection:
         return set(connection.execute(select(workers.c.pid)).scalars())
