@@ -30,6 +30,15 @@ class Body:
         return hashlib.sha256(repr((method, path, canonical, files)).encode()).hexdigest()
 
 
+async def read_json_body(request: Request, *, may_be_empty: bool = False) -> Body:
+    """The body of a request that is no form. Raises as `read_body` does."""
+    if may_be_empty and not await request.body():
+        return Body({})
+    if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
+        raise Refusal("the content type must be application/json", code="unsupported_media_type")
+    return await read_body(request)
+
+
 async def read_body(request: Request) -> Body:
     """The body of a request. Raises `Refusal`: wrong content type, malformed JSON or form, too large."""
     if len(request.headers.getlist("content-type")) > 1 or "content-encoding" in request.headers:

@@ -64,7 +64,7 @@ def _mark_problems(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
-                if status in {"4XX", "503"} and "application/json" in response.get("content", {}):
+                if status[0] in "45" and "application/json" in response.get("content", {}):
                     response["content"] = {"application/problem+json": response["content"]["application/json"]}
 
 

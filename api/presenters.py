@@ -43,7 +43,7 @@ def present_job(job: JobSnapshot, base: str, now: datetime) -> dict[str, Any]:
         "external_id": job.external_id,
         "tags": job.tags,
         "metadata": job.metadata,
-        "urls": {"self": url, "cancel": f"{url}/cancel", "preview": f"{url}/preview"},
+        "urls": {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry", "preview": f"{url}/preview"},
     }
 
 

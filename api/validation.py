@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from api.schemas.job_request import JobRequest
 from common.domain.errors import Invalid, Problem, nearest
 
 Schema = Mapping[str, Any]
 Location = Sequence[str | int]
+Model = TypeVar("Model", bound=BaseModel)
 
 MAX_PROBLEMS: Final = 20
 _MAX_ECHO: Final = 80
@@ -52,10 +53,15 @@ _PHRASES: Final = {
 
 def parse_job_request(members: Mapping[str, Any]) -> JobRequest:
     """The typed request; raises `Invalid` naming every wrong field."""
+    return parse_as(JobRequest, members)
+
+
+def parse_as(model: type[Model], members: Mapping[str, Any]) -> Model:
+    """The typed body of any request; raises as `parse_job_request` does."""
     try:
-        return JobRequest.model_validate(members)
+        return model.model_validate(members)
     except ValidationError as error:
-        raise Invalid([_problem(found) for found in error.errors(include_url=False)[:MAX_PROBLEMS]]) from None
+        raise Invalid([_problem(found, model) for found in error.errors(include_url=False)[:MAX_PROBLEMS]]) from None
 
 
 def query_problems(errors: Sequence[Any]) -> list[Problem]:
@@ -63,12 +69,13 @@ def query_problems(errors: Sequence[Any]) -> list[Problem]:
     return [_query_problem(error) for error in errors[:MAX_PROBLEMS]]
 
 
-def field_schema(location: Location) -> Schema:
-    """The JSON Schema of a field of the job request; empty for one that does not exist."""
-    node = _resolve(_job_schema())
+def field_schema(location: Location, model: type[BaseModel] = JobRequest) -> Schema:
+    """The JSON Schema of a field of the job request, or of another model; empty for one that does not exist."""
+    root = _schema_of(model)
+    node = _resolve(root, root)
     for part in location:
         child = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties")
-        node = _resolve(child) if isinstance(child, dict) else {}
+        node = _resolve(child, root) if isinstance(child, dict) else {}
     return node
 
 
@@ -94,31 +101,31 @@ def clip(text: str) -> str:
 
 
 @cache
-def _job_schema() -> Schema:
-    return JobRequest.model_json_schema()
+def _schema_of(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema()
 
 
-def _resolve(node: Schema) -> Schema:
+def _resolve(node: Schema, root: Schema) -> Schema:
     for choice in node.get("anyOf", ()):
         if choice.get("type") != "null":
             node = choice
     if "$ref" in node:
         name = node["$ref"].rpartition("/")[2]
-        return _resolve(_job_schema()["$defs"][name])
+        return _resolve(root["$defs"][name], root)
     return node
 
 
-def _problem(error: Any) -> Problem:
+def _problem(error: Any, model: type[BaseModel]) -> Problem:
     location = [part for part in error["loc"] if part != "[key]"]
     pointer = pointer_to(location)
     if error["type"] == "extra_forbidden":
-        return unknown_name(pointer, str(location[-1]), list(field_schema(location[:-1]).get("properties", {})))
+        return unknown_name(pointer, str(location[-1]), list(field_schema(location[:-1], model).get("properties", {})))
     name = clip(str(location[-1])) if location else "the request"
     if error["type"] in _OWN_CODES:
         return Problem(pointer, error["type"], f"{name}: {error['msg']}")
     if error["type"] == "missing":
         return Problem(pointer, "validation_error", f"{name} is required")
-    schema = field_schema(location)
+    schema = field_schema(location, model)
     detail = f"{name} must be {_describe(schema)}, not {_echo(error['input'])}"
     return Problem(pointer, "validation_error", detail, _allowed(schema))
 

@@ -1,7 +1,7 @@
 """A job as its owner sees it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -44,13 +44,29 @@ class JobClient(Protocol):
     def cancel(self, job_id: str) -> "Job":
         """See `Darkroom.cancel`."""
 
+    def retry(self, job_id: str, /, *, idempotency_key: str | None = None, **overrides: Any) -> "Job":
+        """See `Darkroom.retry`."""
+
+    def edit(
+        self,
+        job_id: str,
+        *,
+        priority: str | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> "Job":
+        """See `Darkroom.edit`."""
+
+    def delete(self, job_id: str) -> None:
+        """See `Darkroom.delete`."""
+
     def fetch_image(self, job_id: str, index: int, path: str | os.PathLike[str] | None) -> bytes | Path:
         """See `Darkroom.download`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job at one version; `raw` is the server's JSON. It never changes: `wait` and `cancel` return newer ones."""
+    """A job at one version; `raw` is the server's JSON. It never changes: `wait`, `cancel`, `edit` give newer ones."""
 
     raw: dict[str, Any]
     client: JobClient = field(repr=False, compare=False)
@@ -97,6 +113,24 @@ class Job:
     def cancel(self) -> "Job":
         """The job as it is after the wish to cancel it."""
         return self.client.cancel(self.id)
+
+    def retry(self, *, idempotency_key: str | None = None, **overrides: Any) -> "Job":
+        """A new job with this one's request and the `overrides`, of one that failed or was canceled."""
+        return self.client.retry(self.id, idempotency_key=idempotency_key, **overrides)
+
+    def edit(
+        self,
+        *,
+        priority: str | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> "Job":
+        """The queued job with these in place of its own; None stays as it is."""
+        return self.client.edit(self.id, priority=priority, tags=tags, metadata=metadata)
+
+    def delete(self) -> None:
+        """Cancel it if need be and erase its inputs, results and prompt."""
+        self.client.delete(self.id)
 
     @overload
     def download(self, index: int = 0, path: None = None) -> bytes: ...

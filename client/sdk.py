@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -43,9 +43,9 @@ _PAGE = 100
 class Darkroom:
     """A Darkroom server. Safe to share between threads; close it, or use it as a context manager.
 
-    An answer may take `timeout` seconds. What fails on the way is tried again for up to `retry_seconds`: reads and
-    cancels always, a submit because it carries an Idempotency-Key. Every method raises `ClientError`, that is,
-    `DarkroomAPIError` or `ConnectionFailed`.
+    An answer may take `timeout` seconds. What fails on the way is tried again for up to `retry_seconds`: a submit and a
+    retry because they carry an Idempotency-Key, all else because twice is as good as once. Every method raises
+    `ClientError`, that is, `DarkroomAPIError` or `ConnectionFailed`.
     """
 
     def __init__(
@@ -158,6 +158,40 @@ class Darkroom:
     def cancel(self, job_id: str) -> Job:
         """The job as it is after the wish to cancel it; a finished one stays as it is."""
         return self._job(self._transport.request("POST", f"v1/jobs/{_quoted(job_id)}/cancel", may_repeat=True))
+
+    def retry(self, job_id: str, /, *, idempotency_key: str | None = None, **overrides: Any) -> Job:
+        """A new job with the request of one that failed or was canceled, and `overrides` in place of its fields.
+
+        Other than at `submit`, None is a value: back to the field's default. `image` and `mask` are what they are
+        there, a file of more than 10 MB as an `Upload`. The same `idempotency_key` within 24 hours gives the same job.
+        """
+        inputs, files = split_sources({role: overrides.get(role) for role in ("image", "mask")})
+        inputs |= {role: {"data": file.as_data_url()} for role, file in files.items()}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        content = {"json": {"overrides": overrides | inputs}}
+        address = f"v1/jobs/{_quoted(job_id)}/retry"
+        return self._job(self._transport.request("POST", address, may_repeat=True, headers=headers, **content))
+
+    def edit(
+        self,
+        job_id: str,
+        *,
+        priority: str | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Job:
+        """The queued job with another priority, other tags or other metadata, each as a whole; None stays as it is.
+
+        Raises `DarkroomAPIError` (`not_editable`) for a job that is not queued any more.
+        """
+        changes: dict[str, Any] = {} if priority is None else {"priority": priority}
+        changes |= {} if tags is None else {"tags": list(tags)}
+        changes |= {} if metadata is None else {"metadata": dict(metadata)}
+        return self._job(self._transport.request("PATCH", f"v1/jobs/{_quoted(job_id)}", may_repeat=True, json=changes))
+
+    def delete(self, job_id: str) -> None:
+        """Cancel the job if need be and erase its inputs, results and prompt; the server then knows it as gone."""
+        self._transport.request("DELETE", f"v1/jobs/{_quoted(job_id)}", may_repeat=True)
 
     @overload
     def download(self, job_id: str, index: int = 0, path: None = None) -> bytes: ...

@@ -17,6 +17,20 @@ POLL_SECONDS: Final = 1
 _PROBLEM: Final = {"model": ProblemDocument, "description": "Refused; see `code`, `detail` and `errors`."}
 PROBLEMS: Final[Documented] = {"4XX": _PROBLEM, "503": {**_PROBLEM, "description": "Come back after `Retry-After`."}}
 
+_REFUSALS: Final = {
+    403: "The key lacks the scope, or may not use this priority.",
+    404: "There is no such job (of this tenant).",
+    409: "`not_editable`: the job's state does not allow it; `idempotency_in_flight`: ask again.",
+    410: "`gone`: the job has been erased.",
+    415: "The body is not JSON.",
+    422: "A field is wrong; see `errors`.",
+}
+
+
+def refusals(*statuses: int) -> Documented:
+    """How a route documents the refusals that its client should know of one by one."""
+    return {status: {"model": ProblemDocument, "description": _REFUSALS[status]} for status in statuses}
+
 
 def job_response(
     request: Request, job: JobSnapshot, status: int = 200, headers: dict[str, str] | None = None

@@ -60,6 +60,7 @@ class JobUrls(Answer):
 
     self: str
     cancel: str
+    retry: str
     preview: str
 
 

@@ -1,5 +1,7 @@
 """Canceling a job."""
 
+from sqlalchemy import Connection
+
 from api.dependencies import Services
 from api.use_cases.look_up import require_job
 from common.db.jobs import cancel_job as write_wish
@@ -13,7 +15,10 @@ def cancel_job(services: Services, caller: Caller, job_id: str) -> JobSnapshot:
 
     Raises `NotFound`.
     """
-    with services.database.write() as connection:
+
+    def work(connection: Connection) -> JobSnapshot:
         if is_id(job_id, "job"):
             write_wish(connection, caller.tenant_id, job_id)
         return require_job(connection, caller.tenant_id, job_id)
+
+    return services.database.transact(work)

@@ -50,6 +50,6 @@ def find_original(
     if remembered.fingerprint != fingerprint:
         raise Refusal("this Idempotency-Key was used with another request", code="idempotency_mismatch")
     job = find_job(connection, tenant_id, remembered.resource_id)
-    if job is None:
+    if job is None or job.erased_at is not None:
         raise Refusal("the job of this Idempotency-Key is no longer there", code="gone")
     return job

@@ -1,6 +1,8 @@
 """Looking at jobs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -37,7 +39,7 @@ def look_at_job(services: Services, caller: Caller, job_id: str) -> JobSnapshot:
 
 
 def look_at_jobs(
-    services: Services, caller: Caller, *, limit: int, after: str | None, filters: dict[str, str | None]
+    services: Services, caller: Caller, *, limit: int, after: str | None, filters: Mapping[str, Any]
 ) -> Page:
     """One page of the caller's jobs, older than the id `after`; a filter that is None does not filter."""
     wanted = {column: value for column, value in filters.items() if value is not None}

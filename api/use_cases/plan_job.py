@@ -37,15 +37,19 @@ class Plan:
     cost: float
 
 
-def choose_lane(request: JobRequest, caller: Caller) -> Lane:
-    """The lane of the job; raises `Denied` (`forbidden`) above what the key may use."""
-    highest = Lane(caller.max_priority)
-    if request.priority is None:
-        return min(Lane.NORMAL, highest, key=_ORDER.index)
-    lane = Lane(request.priority)
-    if _ORDER.index(lane) > _ORDER.index(highest):
-        raise Denied(f"the key may use priority {highest} at most, not {lane}", code="forbidden")
+def choose_lane(priority: str | None, caller: Caller) -> Lane:
+    """The lane of this priority; raises `Denied` (`forbidden`) above what the key may use."""
+    if priority is None:
+        return bounded_lane(Lane.NORMAL, caller)
+    lane = Lane(priority)
+    if lane is not bounded_lane(lane, caller):
+        raise Denied(f"the key may use priority {caller.max_priority} at most, not {lane}", code="forbidden")
     return lane
+
+
+def bounded_lane(lane: Lane, caller: Caller) -> Lane:
+    """This lane, or the highest that the key may use if that is lower."""
+    return min(lane, Lane(caller.max_priority), key=_ORDER.index)
 
 
 def make_plan(request: JobRequest, catalogue: Catalogue, inputs: Inputs, *, random_seed: int) -> Plan:

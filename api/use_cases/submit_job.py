@@ -46,11 +46,25 @@ class Submitted:
     replayed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job to be accepted: its request, its lane, and its inputs by role, of which nothing need be stored yet.
+
+    `random_seed` is for what the request gives no seed.
+    """
+
+    request: JobRequest
+    lane: Lane
+    prepared: Prepared
+    idempotency: Idempotency | None = None
+    random_seed: int = field(default_factory=lambda: secrets.randbelow(SEED_LIMIT))
+    retry_of: str | None = None
+
+
 def preview_submit(services: Services, caller: Caller, submission: Submission) -> Plan:
     """What `submit_job` would run; stores nothing. Raises what it would raise."""
     _recall(services, caller, submission.idempotency)
-    choose_lane(submission.request, caller)
-    return _plan(services, submission, _prepare(services, caller, submission))
+    return _plan(services, _draft(services, caller, submission))
 
 
 def submit_job(services: Services, caller: Caller, submission: Submission) -> Submitted:
@@ -58,19 +72,28 @@ def submit_job(services: Services, caller: Caller, submission: Submission) -> Su
 
     Raises `Refusal` or `Denied` with nothing stored and the idempotency key unused, or `Unavailable`.
     """
-    if original := _recall(services, caller, submission.idempotency):
-        return _replay(services, original)
-    lane = choose_lane(submission.request, caller)
-    prepared = _prepare(services, caller, submission)
-    plan = _plan(services, submission, prepared)
+    if replay := find_replay(services, caller, submission.idempotency):
+        return replay
+    return accept_job(services, caller, _draft(services, caller, submission))
+
+
+def find_replay(services: Services, caller: Caller, idempotency: Idempotency | None) -> Submitted | None:
+    """What an earlier request with this key made, if there was one. Raises as `find_original` does."""
+    original = _recall(services, caller, idempotency)
+    return None if original is None else _replay(services, original)
+
+
+def accept_job(services: Services, caller: Caller, draft: Draft) -> Submitted:
+    """The job of this draft, committed and rung for; raises as `submit_job` does."""
+    plan = _plan(services, draft)
     inputs = {
         role: keep_input(services, caller, one, f"/{role}")
-        for role, one in prepared.items()
+        for role, one in draft.prepared.items()
         if isinstance(one, PreparedInput)
     }
-    urls = {role: one.url for role, one in prepared.items() if isinstance(one, PendingUrl)}
-    job = _new_job(services, caller, submission.request, lane, plan, inputs)
-    submitted = services.database.transact(lambda c: _insert(c, job, urls, submission.idempotency))
+    urls = {role: one.url for role, one in draft.prepared.items() if isinstance(one, PendingUrl)}
+    job = _new_job(services, caller, draft, plan, inputs, urls)
+    submitted = services.database.transact(lambda c: _insert(c, job, urls, draft.idempotency))
     if submitted.replayed:
         return _replay(services, submitted.job)
     failpoints.hit("api.committed")
@@ -96,6 +119,12 @@ def _replay(services: Services, job: JobSnapshot) -> Submitted:
     return Submitted(job, replayed=True)
 
 
+def _draft(services: Services, caller: Caller, submission: Submission) -> Draft:
+    lane = choose_lane(submission.request.priority, caller)
+    prepared = _prepare(services, caller, submission)
+    return Draft(submission.request, lane, prepared, submission.idempotency)
+
+
 def _prepare(services: Services, caller: Caller, submission: Submission) -> Prepared:
     """Every input, of which nothing is stored yet. A model that does not exist is refused before any decoding."""
     if submission.request.model is not None:
@@ -110,15 +139,15 @@ def _prepare(services: Services, caller: Caller, submission: Submission) -> Prep
     return prepared
 
 
-def _plan(services: Services, submission: Submission, prepared: Prepared) -> Plan:
+def _plan(services: Services, draft: Draft) -> Plan:
+    request, prepared = draft.request, draft.prepared
     image = prepared.get("image")
-    request = submission.request
     is_opaque = isinstance(image, PreparedInput) and image.has_alpha is False
     if request.mask_mode == "alpha" and "mask" not in prepared and is_opaque:
         detail = "mask_mode alpha needs a mask, or an image with transparent parts"
         raise Invalid([Problem("/mask", "mask_missing", detail)])
     inputs = Inputs("image" in prepared, "mask" in prepared, _size(image), _size(prepared.get("mask")))
-    return make_plan(request, services.catalogue, inputs, random_seed=secrets.randbelow(SEED_LIMIT))
+    return make_plan(request, services.catalogue, inputs, random_seed=draft.random_seed)
 
 
 def _size(one: PreparedInput | PendingUrl | None) -> tuple[int, int] | None:
@@ -126,17 +155,22 @@ def _size(one: PreparedInput | PendingUrl | None) -> tuple[int, int] | None:
 
 
 def _new_job(
-    services: Services, caller: Caller, request: JobRequest, lane: Lane, plan: Plan, inputs: dict[str, InputRef]
+    services: Services,
+    caller: Caller,
+    draft: Draft,
+    plan: Plan,
+    inputs: dict[str, InputRef],
+    urls: dict[str, str],
 ) -> NewJob:
-    job_id = new_id("job")
+    job_id, request = new_id("job"), draft.request
     return NewJob(
         id=job_id,
         tenant_id=caller.tenant_id,
         pool=plan.card.pool,
-        lane=lane,
+        lane=draft.lane,
         params=plan.params,
         inputs=inputs,
-        request=_kept_request(request, inputs),
+        request=_kept_request(request, inputs, urls),
         step_key=step_key(plan.params),
         call_key=call_key(plan.params, job_id),
         cost=plan.cost,
@@ -147,13 +181,18 @@ def _new_job(
         metadata=request.metadata,
         external_id=request.external_id,
         warnings=plan.warnings,
+        retry_of=draft.retry_of,
     )
 
 
-def _kept_request(request: JobRequest, inputs: dict[str, InputRef]) -> dict[str, Any]:
-    """The request as accepted; in place of pixels the digest of the prepared image."""
+def _kept_request(request: JobRequest, inputs: dict[str, InputRef], urls: dict[str, str]) -> dict[str, Any]:
+    """The request as accepted; in place of pixels the digest of the prepared image, or until it is there its URL.
+
+    It is for our own use: a URL may hold secrets and is shown to nobody.
+    """
     members = request.model_dump(mode="json", exclude_unset=True, exclude=set(ROLES))
-    return members | {role: {"sha256": reference.sha256} for role, reference in inputs.items()}
+    members |= {role: {"sha256": reference.sha256} for role, reference in inputs.items()}
+    return members | {role: {"url": url} for role, url in urls.items()}
 
 
 def _insert(connection: Connection, job: NewJob, urls: dict[str, str], idempotency: Idempotency | None) -> Submitted:

@@ -1,4 +1,4 @@
-"""`darkroom submit`, `status`, `cancel`, `jobs`: what a client does."""
+"""`darkroom submit`, `status`, `cancel`, `retry`, `edit`, `delete`, `jobs`: what a client does."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ from rich.table import Table
 from client.commands import job_options
 from client.commands.failing import Failure
 from client.commands.job_request import build_request, send_files
-from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server
+from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server, parse_assignments
 from client.job import Job
 from client.progress import shown_progress
 from client.sdk import Darkroom
@@ -20,6 +20,9 @@ from client.sdk import Darkroom
 _INTERRUPTED = 130
 _ID_WIDTH = 36
 _ENDINGS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait and fetch the results.")]
 
 app = typer.Typer()
 _console = Console()
@@ -52,19 +55,15 @@ def submit(
     format: job_options.Format = None,  # noqa: A002 - the word of the API
     quality: job_options.Quality = None,
     grid: job_options.Grid = False,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out"),
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait and fetch the results.")] = True,
+    out: Out = Path("out"),
+    wait: Wait = True,
     url: Url = LOCAL_SERVER,
     key: Key = None,
 ) -> None:
     """Hand in a picture and a prompt, or a request file; wait for the result and save it."""
     members = build_request(context.params)
     with open_server(url, key) as server:
-        job = server.submit(**send_files(server, members))
-        if wait:
-            _fetch(server, _follow(server, job), out)
-        else:
-            print(job.id)
+        _see_through(server, server.submit(**send_files(server, members)), out if wait else None)
 
 
 @app.command()
@@ -79,6 +78,57 @@ def cancel(job_id: str, url: Url = LOCAL_SERVER, key: Key = None, as_json: Json 
     """Cancel a job; a finished one stays as it is."""
     with open_server(url, key) as server:
         _show(server.cancel(job_id), as_json=as_json)
+
+
+@app.command()
+def retry(
+    job_id: str,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A field of the request, as JSON or text; null: its default."
+        ),
+    ] = None,
+    out: Out = Path("out"),
+    wait: Wait = True,
+    url: Url = LOCAL_SERVER,
+    key: Key = None,
+) -> None:
+    """Try a failed or canceled job again, as a new job; wait for the result and save it."""
+    fields = {name: _value(text) for name, text in parse_assignments(overrides or []).items()}
+    if "idempotency_key" in fields:
+        raise typer.BadParameter("an idempotency key is a header and no member of a job request")
+    with open_server(url, key) as server:
+        _see_through(server, server.retry(job_id, **fields), out if wait else None)
+
+
+@app.command()
+def edit(
+    job_id: str,
+    priority: Annotated[str | None, typer.Option(help="high, normal or low.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="The new tags, one each; '' for none.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="The new metadata, one each; '' for none.")
+    ] = None,
+    url: Url = LOCAL_SERVER,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Change a job that is still queued."""
+    if priority is None and not tag and not metadata:
+        raise typer.BadParameter("give a --priority, --tag or --metadata")
+    tags = [one for one in tag if one] if tag else None
+    own = parse_assignments([one for one in metadata if one]) if metadata else None
+    with open_server(url, key) as server:
+        _show(server.edit(job_id, priority=priority, tags=tags, metadata=own), as_json=as_json)
+
+
+@app.command()
+def delete(job_id: str, url: Url = LOCAL_SERVER, key: Key = None) -> None:
+    """Erase a job with its inputs, results and prompt, canceling it if need be. There is no way back."""
+    with open_server(url, key) as server:
+        server.delete(job_id)
+    print(f"{job_id} erased")
 
 
 @app.command()
@@ -98,6 +148,21 @@ def jobs(
             row = (job.id, job.status, str(job.raw.get("model")), str(job.raw.get("created_at")))
             table.add_row(*row, f"{job.progress.value:.0%}")
     _console.print(table)
+
+
+def _see_through(server: Darkroom, job: Job, folder: Path | None) -> None:
+    """Wait for the job and save its results in this folder; without one only print its id."""
+    if folder is None:
+        print(job.id)
+    else:
+        _fetch(server, _follow(server, job), folder)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _follow(server: Darkroom, job: Job) -> Job:

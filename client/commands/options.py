@@ -1,6 +1,7 @@
 """Options that several commands share, and the forms in which people write sizes and durations."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,18 @@ def parse_size(text: str | None) -> tuple[int | None, int | None]:
     if match is None:
         raise typer.BadParameter(f"a size is WIDTHxHEIGHT in pixels, such as 512x768, not {text!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """The names and values of `name=value`; raises `typer.BadParameter` for anything else, and for a name twice."""
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise typer.BadParameter(f"give name=value, not {name!r}")
+    values = {name: value for name, _, value in pairs}
+    if len(values) < len(pairs):
+        raise typer.BadParameter("a name is given twice")
+    return values
 
 
 def parse_duration(text: str | None) -> float | None:

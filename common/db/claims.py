@@ -101,6 +101,12 @@ def join(connection: Connection, job_id: str, fence: int, device: str) -> bool:
     return True
 
 
+def waited_seconds(connection: Connection, job_ids: list[str]) -> dict[str, float]:
+    """Seconds since these jobs were submitted, by the database's clock: a worker's own may be wrong."""
+    query = select(jobs.c.id, jobs.c.created_at, now().label("database_now")).where(jobs.c.id.in_(job_ids))
+    return {row.id: (row.database_now - row.created_at).total_seconds() for row in connection.execute(query)}
+
+
 def finish(
     connection: Connection,
     job: ClaimedJob,
@@ -124,9 +130,7 @@ def finish(
         connection.execute(insert(objects).values(_object_row(job, grid)))
         connection.execute(insert(object_refs).values(own | {"object_key": grid.key, "role": "grid"}))
     if warnings:
-        mine = job_requests.c.job_id == job.id
-        known = connection.execute(select(job_requests.c.warnings).where(mine)).scalar_one()
-        connection.execute(update(job_requests).where(mine).values(warnings=[*known, *warnings]))
+        _add_warnings(connection, job.id, warnings)
     end_attempt(connection, job.id, job.fence, Outcome.SUCCEEDED)
     return True
 
@@ -243,6 +247,15 @@ def _claimed(row: Row[Any], done_steps: tuple[DoneStep, ...]) -> ClaimedJob:
         done_steps=done_steps,
         lane=Lane(row.lane),
     )
+
+
+def _add_warnings(connection: Connection, job_id: str, warnings: Sequence[dict[str, str]]) -> None:
+    """They may quote the prompt, so a job that was erased meanwhile gets none."""
+    query = select(job_requests.c.warnings).join(jobs, jobs.c.id == job_requests.c.job_id)
+    known = connection.execute(query.where(jobs.c.id == job_id, jobs.c.erased_at.is_(None))).scalar_one_or_none()
+    if known is not None:
+        mine = job_requests.c.job_id == job_id
+        connection.execute(update(job_requests).where(mine).values(warnings=[*known, *warnings]))
 
 
 def _columns(image: StoredImage) -> dict[str, Any]:

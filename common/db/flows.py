@@ -15,6 +15,12 @@ def virtual_time(connection: Connection, pool: str) -> float:
     return float(max(row))
 
 
+def lock_flows(connection: Connection, *, pool: str, tenant_id: str) -> None:
+    """Lock every lane that the tenant has in this pool, in order, until the commit."""
+    mine = (flows.c.pool == pool) & (flows.c.tenant_id == tenant_id)
+    connection.execute(select(flows.c.lane).where(mine).order_by(flows.c.lane).with_for_update()).all()
+
+
 def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, cost: float) -> Tag:
     """Advance the flow by one job of `cost` predicted seconds; locks the flow's row until the commit.
 

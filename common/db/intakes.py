@@ -24,7 +24,7 @@ from common.domain.lifecycle import FAIL_QUEUED, Hold, JobState
 from common.domain.params import EditParams
 from common.domain.remarks import SIZE_CODES, remarks
 from common.domain.settling import Given, settle
-from common.domain.wishes import steps_of, wishes_of
+from common.domain.wishes import drawn_seed, wishes_of
 
 PAGE = 100
 
@@ -98,7 +98,8 @@ def complete(
     connection.execute(delete(intakes).where(_holds(intake)))
     refer_to_input(connection, intake.tenant_id, intake.job_id, intake.role, reference)
     inputs = {**row.inputs, intake.role: reference.as_dict()}
-    connection.execute(_update_request(intake.job_id, inputs=inputs))
+    request = {**row.request, intake.role: {"sha256": reference.sha256}}  # the URL may hold secrets and is spent
+    connection.execute(_update_request(intake.job_id, inputs=inputs, request=request))
     if connection.execute(select(intakes.c.role).where(intakes.c.job_id == intake.job_id).limit(1)).first():
         return None
     if intake.role == "image" and not has_alpha:
@@ -164,10 +165,8 @@ def _settled(row: Row[Any], inputs: dict[str, Any], catalogue: Catalogue) -> Edi
     """What will run, now that the size of the image is known; a random seed stays the one that was told."""
     image = InputRef.from_dict(inputs["image"]) if "image" in inputs else None
     given = Given(image=(image.width, image.height) if image else None, has_mask="mask" in inputs)
-    wishes, told = wishes_of(row.request), EditParams.from_dict(row.params)
-    firsts = [one for one in told.passes if not one.refines]
-    drawn = [one.seed for one, wish in zip(firsts, steps_of(wishes), strict=True) if wish.seed is None]
-    return settle(wishes, catalogue, given, random_seed=drawn[0] if drawn else told.seed)
+    wishes = wishes_of(row.request)
+    return settle(wishes, catalogue, given, random_seed=drawn_seed(wishes, EditParams.from_dict(row.params)))
 
 
 def _warnings(row: Row[Any], inputs: dict[str, Any], params: EditParams) -> list[dict[str, str]]:

@@ -4,12 +4,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, insert, select, update
 
+from common.db.filtering import matching
 from common.db.flows import draw_tag
 from common.db.moves import end_attempt, move_jobs
 from common.db.objects import refer_to_input
 from common.db.tables import attempts, images, job_events, job_progress, job_requests, jobs, object_refs, objects
 from common.db.types import after_now, now
-from common.domain.job import GRID_INDEX, NewJob, Progress, StoredImage
+from common.domain.job import GRID_INDEX, AcceptedRequest, InputRef, NewJob, Progress, StoredImage
 from common.domain.lifecycle import CANCEL, CANCEL_QUEUED, INITIAL, JobState, Outcome
 from common.domain.params import EditParams
 from common.domain.snapshot import JobSnapshot
@@ -41,13 +42,15 @@ def find_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnapshot
 def list_jobs(
     connection: Connection, tenant_id: str, *, limit: int, after: str | None, filters: dict[str, Any]
 ) -> list[JobSnapshot]:
-    """The tenant's jobs, newest first, at most `limit`, older than the id `after`."""
-    query = _snapshots().where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(limit)
+    """The tenant's jobs, newest first, at most `limit`, older than the id `after`; erased ones are left out.
+
+    `filters`: see `common.db.filtering`.
+    """
+    mine = (jobs.c.tenant_id == tenant_id) & jobs.c.erased_at.is_(None)
+    query = _snapshots().where(mine).order_by(jobs.c.id.desc()).limit(limit)
     if after is not None:
         query = query.where(jobs.c.id < after)
-    for column, value in filters.items():
-        query = query.where(jobs.c[column] == value)
-    rows = list(connection.execute(query))
+    rows = list(connection.execute(query.where(*matching(filters))))
     ids = [row.id for row in rows]
     results, grids = _images_of(connection, ids), _grids_of(connection, ids)
     return [_snapshot(row, results, grids) for row in rows]
@@ -71,6 +74,16 @@ def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
     )
     for row in move_jobs(connection, CANCEL, mine & ~joined):
         end_attempt(connection, row.id, row.fence, Outcome.CANCELED)
+
+
+def find_request(connection: Connection, tenant_id: str, job_id: str) -> AcceptedRequest | None:
+    """What the tenant's job was asked to be, or None when there is no such job."""
+    mine = (job_requests.c.job_id == job_id) & (job_requests.c.tenant_id == tenant_id)
+    query = select(job_requests.c.request, job_requests.c.inputs).where(mine)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return AcceptedRequest(row.request, {role: InputRef.from_dict(members) for role, members in row.inputs.items()})
 
 
 def find_image(connection: Connection, tenant_id: str, job_id: str, index: int) -> StoredImage | None:
@@ -105,6 +118,7 @@ def _hot_row(job: NewJob) -> dict[str, Any]:
         "frames": job.params.num_images,
         "max_tries": job.max_tries,
         "external_id": job.external_id,
+        "retry_of": job.retry_of,
     }
 
 

@@ -108,5 +108,9 @@ def _finishing() -> dict[str, Any]:
 
 
 def _expiry() -> Any:
+    """After the life that was asked for; what is erased has none.
+
+    That stands in the moved row itself, because an UPDATE that waited for the erasure sees other rows as they were.
+    """
     life = select(job_requests.c.expires_in_seconds).where(job_requests.c.job_id == jobs.c.id).scalar_subquery()
-    return after_now(func.coalesce(life, literal(0)))
+    return case((jobs.c.erased_at.is_not(None), now()), else_=after_now(func.coalesce(life, literal(0))))

@@ -1,19 +1,20 @@
 """How far running jobs are: volatile, in a narrow table of its own, and no loss when it is lost."""
 
-from sqlalchemy import Connection, case, null, text, update
+from sqlalchemy import Connection, case, exists, null, text, update
 
-from common.db.tables import job_progress
+from common.db.tables import job_progress, jobs
 from common.db.types import now
 from common.db.upsert import upsert
 from common.domain.job import Progress
 
 
 def report_preview(connection: Connection, job_id: str, fence: int, preview: bytes) -> None:
-    """The newest preview (JPEG) of an attempt that has reported progress. May be lost."""
+    """The newest preview (JPEG) of an attempt that has reported progress. May be lost; an erased job gets none."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL synchronous_commit = off"))
     mine = (job_progress.c.job_id == job_id) & (job_progress.c.fence == fence)
-    connection.execute(update(job_progress).where(mine).values(preview=preview))
+    is_kept = exists().where(jobs.c.id == job_id, jobs.c.erased_at.is_(None))
+    connection.execute(update(job_progress).where(mine, is_kept).values(preview=preview))
 
 
 def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:

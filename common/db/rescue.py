@@ -161,7 +161,10 @@ def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
 def _apply(connection: Connection, condition: Any, decision: GiveUp | TryAgain, crashes: int) -> bool:
     if isinstance(decision, GiveUp):
         error = JobFailure(_LOST[decision.code], code=decision.code).as_dict()
-        return bool(move_jobs(connection, FAIL, condition, {"error": error, "solo_crashes": crashes}))
+        is_wanted = jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at > now())
+        if move_jobs(connection, FAIL, condition & is_wanted, {"error": error, "solo_crashes": crashes}):
+            return True
+        decision = TryAgain()  # not taken: a wish to cancel and a passed deadline come first, on the last try too
     values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo, "solo_crashes": crashes}
     if decision.delay_seconds > 0:
         values |= {"held": "delayed", "run_after": after_now(decision.delay_seconds)}

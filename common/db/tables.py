@@ -222,7 +222,7 @@ job_requests = Table(
     document("tags", "list of strings"),
     document("metadata", "the client's own keys"),
     integer("expires_in_seconds", "life of the results, from finish"),
-    comment="The wide, immutable half of a job. Written by submit; emptied by erasure.",
+    comment="The wide half of a job. Written by submit, by couriers and by PATCH; emptied by erasure.",
 )
 
 job_progress = Table(

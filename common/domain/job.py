@@ -51,6 +51,18 @@ class NewJob:
     metadata: dict[str, str] = field(default_factory=dict)
     external_id: str | None = None
     warnings: tuple[dict[str, str], ...] = ()
+    retry_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
+    """What a job was asked to be: its request as JSON, and those of its inputs that are stored, by role.
+
+    An input that was still to be fetched stands in the request, with its `url`.
+    """
+
+    request: dict[str, Any]
+    inputs: dict[str, InputRef]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from common.domain.capabilities import Task
-from common.domain.params import AdapterUse, Area, Keep, MaskMode, Output, Resize, StepsMode
+from common.domain.params import AdapterUse, Area, EditParams, Keep, MaskMode, Output, Resize, StepsMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,13 @@ def steps_of(wishes: Wishes) -> tuple[StepWishes, ...]:
         return (common,)
     later = StepWishes(**dict.fromkeys(_FIRST_STEP_ONLY), **_others(common, _FIRST_STEP_ONLY))
     return (wishes.steps[0].over(common), *(one.over(later) for one in wishes.steps[1:]))
+
+
+def drawn_seed(wishes: Wishes, told: EditParams) -> int:
+    """The seed that these parameters, settled from these wishes, were given where a step wished for none."""
+    firsts = [one for one in told.passes if not one.refines]
+    drawn = [one.seed for one, wish in zip(firsts, steps_of(wishes), strict=True) if wish.seed is None]
+    return drawn[0] if drawn else told.seed
 
 
 def _others(wishes: StepWishes, apart: tuple[str, ...]) -> dict[str, Any]:

@@ -27,10 +27,17 @@ def upgrade() -> None:
         sqlite_where=sa.text(_UNCLEANED),
     )
     op.drop_index("ix_jobs_expires_at", table_name="jobs")
+    _say_of_requests("The wide half of a job. Written by submit, by couriers and by PATCH; emptied by erasure.")
 
 
 def downgrade() -> None:
+    _say_of_requests("The wide, immutable half of a job. Written by submit; emptied by erasure.")
     op.create_index("ix_jobs_expires_at", "jobs", ["expires_at"], unique=False)
     op.drop_index("ix_jobs_expired", table_name="jobs")
     op.drop_column("workers", "ended")
     op.drop_column("jobs", "cleaned_at")
+
+
+def _say_of_requests(comment: str) -> None:
+    if op.get_bind().dialect.name == "postgresql":  # SQLite keeps no comments
+        op.create_table_comment("job_requests", comment)

@@ -44,6 +44,9 @@ def test_without_a_valid_key_nobody_comes_in(guarded: Api, headers: dict[str, st
         guarded.client.get("/v1/queue", headers=headers),
         guarded.client.get("/v1/jobs/x/images/0", headers=headers),
         guarded.client.post("/v1/jobs/x/cancel", headers=headers),
+        guarded.client.post("/v1/jobs/x/retry", headers=headers),
+        guarded.client.patch("/v1/jobs/x", json={}, headers=headers),
+        guarded.client.delete("/v1/jobs/x", headers=headers),
     ):
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -57,6 +60,9 @@ def test_reading_and_writing_are_two_scopes(guarded: Api) -> None:
     reader, writer = key_for(guarded, "jobs:read"), key_for(guarded, "jobs:write")
 
     assert guarded.client.post("/v1/jobs", json=JOB, headers=reader).status_code == 403
+    assert guarded.client.post("/v1/jobs/x/retry", headers=reader).status_code == 403
+    assert guarded.client.patch("/v1/jobs/x", json={"tags": []}, headers=reader).status_code == 403
+    assert guarded.client.delete("/v1/jobs/x", headers=reader).status_code == 403
     assert guarded.client.post("/v1/jobs", json=JOB, headers=writer).status_code == 202
     assert guarded.client.get("/v1/jobs", headers=reader).status_code == 200
     refused = guarded.client.get("/v1/jobs", headers=writer)

@@ -1,8 +1,11 @@
 """Looking at jobs, listing them, canceling them."""
 
 import pytest
+from sqlalchemy import update
 
 from api.schemas.job import Job, JobPage
+from common.db.tables import jobs
+from common.db.types import after_now
 from common.ids import new_id
 from tests.unit.api.conftest import Api, data_url
 
@@ -91,6 +94,42 @@ def test_lists_filter(api: Api) -> None:
     assert [job["id"] for job in api.client.get("/v1/jobs?status=succeeded").json()["data"]] == [done]
     assert [job["task"] for job in api.client.get("/v1/jobs?task=img2img").json()["data"]] == ["img2img"]
     assert api.client.get("/v1/jobs?model=sd15").json()["data"] == []
+
+
+def test_lists_filter_by_tag_and_by_moment(api: Api) -> None:
+    first, second, third = (api.submit(tags=tags) for tags in (["a", "ü'\""], ["a"], ["aa"]))
+    with api.database.write() as connection:
+        for number, job in enumerate((third, second, first)):
+            mine = jobs.c.id == job["id"]
+            connection.execute(update(jobs).where(mine).values(created_at=after_now(-60 * number)))
+    moment = api.client.get(second["urls"]["self"]).json()["created_at"]
+
+    def listed(**filters: str) -> list[str]:
+        answer = api.client.get("/v1/jobs", params=filters)
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["data"]]
+
+    assert listed(tag="a") == [second["id"], first["id"]]
+    assert listed(tag="ü'\"") == [first["id"]]
+    assert listed(created_after=moment) == [third["id"]]
+    assert listed(created_before=moment) == [first["id"]]
+    assert listed(created_after="2999-12-31T23:59:59-23:59") == []
+    assert listed(created_before="2000-01-01T00:00:00.123+23:59", tag="a") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("created_after", value) for value in ("", "yesterday", "2026-01-31", "2026-01-31T12:00:00", "1700000000")),
+        *(("created_before", value) for value in ("2026-02-31T12:00:00Z", "0001-01-01T00:00:00+23:59")),
+        *(("tag", value) for value in ("", "a" * 101, "a\0")),
+    ],
+)
+def test_a_wrong_filter_is_refused(api: Api, name: str, value: str) -> None:
+    answer = api.client.get("/v1/jobs", params={name: value})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == f"/query/{name}"
 
 
 def test_a_queued_job_is_canceled_at_once_and_again_harmlessly(api: Api) -> None:

@@ -115,6 +115,25 @@ def test_the_description_documents_both_bodies_and_problems(api: Api) -> None:
     assert "JobRequest" in document["components"]["schemas"]
 
 
+@pytest.mark.parametrize(
+    ("path", "method", "statuses"),
+    [
+        ("/v1/jobs/{job_id}", "patch", {"200", "403", "404", "409", "410", "415", "422", "503"}),
+        ("/v1/jobs/{job_id}/retry", "post", {"200", "202", "403", "404", "409", "410", "415", "422", "503"}),
+        ("/v1/jobs/{job_id}", "delete", {"204", "404", "503"}),
+    ],
+)
+def test_the_description_names_the_refusals_of_what_is_done_to_a_job(
+    api: Api, path: str, method: str, statuses: set[str]
+) -> None:
+    operation = api.client.get("/openapi.json").json()["paths"][path][method]
+
+    assert set(operation["responses"]) == statuses | {"4XX"}
+    for status, response in operation["responses"].items():
+        assert (status[0] in "45") is ("application/problem+json" in response.get("content", {}))
+    assert ("requestBody" in operation) is (method != "delete")
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/images/{index}", "/v1/queue"])
 def test_the_description_names_every_road(api: Api, path: str) -> None:
     assert path in api.client.get("/openapi.json").json()["paths"]

@@ -11,7 +11,7 @@ from common.domain.params import AdapterUse, EditParams
 from common.domain.remarks import remarks
 from common.domain.settling import Given, settle
 from common.domain.steps import effective_steps, scheduled_steps
-from common.domain.wishes import RefinerWish, StepWishes, Wishes, steps_of, wishes_of
+from common.domain.wishes import RefinerWish, StepWishes, Wishes, drawn_seed, steps_of, wishes_of
 
 SOURCE = Source(bundled="x")
 
@@ -192,6 +192,24 @@ def test_an_inpainting_base_of_nine_channels_is_refined_as_a_picture() -> None:
     wishes = Wishes(prompt="x", model="xl-fill", refiner=RefinerWish("sdxl-refiner"))
     params = settle(wishes, Catalogue(cards), Given((512, 512), has_mask=True), random_seed=0)
     assert [one.task for one in params.passes] == ["inpaint", "img2img"]
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"refiner": RefinerWish("sdxl-refiner"), "model": "sdxl"},
+        {"steps": (step(), step())},
+        {"steps": (step(seed=8), step(model="sdxl", refiner=RefinerWish("sdxl-refiner")), step(seed=9), step())},
+        {"seed": 7},
+        {"seed": 7, "steps": (step(), step(seed=8))},
+    ],
+)
+def test_the_seed_that_was_drawn_settles_the_same_again(wishes: dict[str, Any]) -> None:
+    asked = Wishes(**({"prompt": "x"} | wishes))
+    told = settle(asked, CATALOGUE, Given((512, 512)), random_seed=5)
+    again = settle(asked, CATALOGUE, Given((512, 512)), random_seed=drawn_seed(asked, told))
+    assert again == told
 
 
 def test_remarks_speak_of_every_step() -> None:

@@ -1,0 +1,31 @@
+"""Changing a job that waits."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from api.dependencies import Services
+from api.schemas.job_edits import JobEditRequest
+from api.use_cases.look_up import require_job
+from api.use_cases.plan_job import choose_lane
+from common.db.edits import JobEdit
+from common.db.edits import edit_job as write_edit
+from common.db.tenants import Caller
+from common.domain.snapshot import JobSnapshot
+
+
+def edit_job(services: Services, caller: Caller, job_id: str, request: JobEditRequest) -> JobSnapshot:
+    """The job as it is after the change.
+
+    Raises `NotFound`, `Conflict` when it is not queued (any more), `Denied` above the priority that the key may use.
+    """
+    lane = None if request.priority is None else choose_lane(request.priority, caller)
+    wished: dict[str, Any] = {"tags": request.tags, "metadata": request.metadata}
+    edit = JobEdit(lane, {name: value for name, value in wished.items() if value is not None})
+
+    def work(connection: Connection) -> JobSnapshot:
+        require_job(connection, caller.tenant_id, job_id)
+        write_edit(connection, caller.tenant_id, job_id, edit)
+        return require_job(connection, caller.tenant_id, job_id)
+
+    return services.database.transact(work)
