@@ -24,9 +24,10 @@ from common.images.sandbox import ImageDecoder, ImageLimits
 from common.logging import configure_logging
 from common.outbound.fetching import Outbound
 from common.outbound.policy import outbound_policy
-from common.queue.celery_app import COURIER_QUEUE, DOORBELL_TASK, create_celery, quiet_celery
+from common.queue.celery_app import COURIER_QUEUE, create_celery, quiet_celery
 from common.queue.consuming import consume
 from common.queue.doorbell import open_doorbell
+from common.queue.hearing import hear
 from common.settings import Settings
 from common.storage.open import open_store
 from courier.errands import ERRANDS
@@ -103,7 +104,7 @@ def run(settings: Settings) -> int:
 
 def _serve(settings: Settings, courier: Courier) -> None:
     app = create_celery(settings, COURIER_QUEUE)
-    app.task(name=DOORBELL_TASK)(courier.ring)
+    hear(app, courier.ring)
 
     def drain(**_: object) -> None:
         courier.stop()

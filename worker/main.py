@@ -12,8 +12,9 @@ from celery.signals import worker_shutting_down
 from common import failpoints
 from common.catalogue_file import load_catalogue
 from common.logging import configure_logging
-from common.queue.celery_app import DOORBELL_TASK, create_celery, pool_queue, quiet_celery
+from common.queue.celery_app import create_celery, pool_queue, quiet_celery
 from common.queue.consuming import consume
+from common.queue.hearing import hear
 from common.settings import Settings, load_settings
 from worker.checkpoints.places import Shelf
 from worker.device import Device, pick_device, use_threads
@@ -38,6 +39,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     runtime = _build(settings)
+    runtime.await_database()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _come_again)
     runtime.start()
@@ -85,7 +87,7 @@ def _consume_doorbells(settings: Settings, runtime: Runtime) -> int:
     """
     quiet_celery()
     app = create_celery(settings, pool_queue(settings.pool))
-    app.task(name=DOORBELL_TASK)(runtime.ring)
+    hear(app, runtime.ring)
 
     def drain(**_: object) -> None:
         runtime.drain()

@@ -124,6 +124,15 @@ class Runtime:
         """After a drain: whether threads are left that a store keeps, and that the end of Python would wait for."""
         return self._sink.is_storing()
 
+    def await_database(self) -> None:
+        """Return once the database answers: a worker that starts during an outage is there when it is over."""
+        while True:
+            try:
+                return self._database.ping()
+            except Unavailable as error:
+                _log.warning("worker.waits", detail=error.detail)
+                time.sleep(self._settings.poll_seconds)
+
     def start(self) -> None:
         """Register and begin to work. Raises `Unavailable` when the database is away."""
         with self._database.write() as connection:

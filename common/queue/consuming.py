@@ -16,7 +16,7 @@ def consume(app: Celery, name: str, *, is_over: Callable[[], bool]) -> None:
     """Consume doorbells on this (the main) thread until a signal has been handled and `is_over`.
 
     A broker that answers nonsense ends Celery's worker, not ours: bells are missing for a moment, and jobs are found by
-    looking.
+    looking. What waits in the queues then is thrown away.
     """
     for pause in chain(_PAUSES_SECONDS, repeat(_PAUSES_SECONDS[-1])):
         worker = app.Worker(
@@ -26,4 +26,15 @@ def consume(app: Celery, name: str, *, is_over: Callable[[], bool]) -> None:
         if is_over():
             return
         _log.error("doorbell.consumer_ended", again_in_seconds=pause)
+        _throw_away(app)
         time.sleep(pause)
+
+
+def _throw_away(app: Celery) -> None:
+    """Empty the queues: the message that ended the consumer went back into one of them, and would end the next."""
+    try:
+        with app.connection_for_write() as connection:
+            for name in app.amqp.queues:
+                connection.default_channel.queue_purge(name)
+    except Exception as error:  # the edge of the broker: it may be what was wrong
+        _log.warning("doorbell.not_emptied", error=type(error).__name__)
