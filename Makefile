@@ -15,10 +15,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check test-chaos bench docs lock clean
+.PHONY: help setup demo up test test-units test-processes check test-chaos bench docs lock clean
 
 help: ## Show what there is
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv and install everything from the lock (TORCH_ARGS: pip options for another torch)
 
@@ -28,8 +28,14 @@ demo: $(INSTALLED) ## Edit two pictures on this machine and show them, before an
 up: $(INSTALLED) ## Start the whole service here (UP_ARGS="--port 8001 --workers 2"); Ctrl-C stops it
 	@exec $(BIN)/darkroom up $(UP_ARGS)
 
-test: check ## Everything that must be green before a commit
-	$(BIN)/python -m pytest -m "not chaos and not gpu" $(TEST_ARGS)
+test: check ## Everything that must be green before a commit; the two halves beside each other
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-units test-processes
+
+test-units: $(INSTALLED) ## Units, contracts, properties: what runs in one process
+	$(BIN)/python -m pytest -m "not (processes or chaos or gpu)" $(TEST_ARGS)
+
+test-processes: $(INSTALLED) ## Real processes, real signals, one scaled scenario for each fault
+	$(BIN)/python -m pytest -m "processes and not (chaos or gpu)" $(TEST_ARGS)
 
 check: $(INSTALLED) ## Lint, format, types, layers and the rules of the house
 	$(BIN)/ruff check .

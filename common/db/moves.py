@@ -49,11 +49,12 @@ def return_job(
         (jobs.c.deadline_at <= now(), literal(JobState.FAILED.value)),
         else_=literal(JobState.QUEUED.value),
     )
-    held = values.pop("held", None)
+    held, run_after = values.pop("held", None), values.pop("run_after", None)
     late = jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at <= now())
     settled = _leaving(move.source) | {
         "state": state,
         "held": case((goes_back, literal(held)), else_=None),
+        "run_after": None if run_after is None else case((goes_back, run_after), else_=None),
         "error": case((late, type_coerce(literal(_DEADLINE_ERROR, Document), Document)), else_=None),
         "finished_at": case((goes_back, None), else_=now()),
         "expires_at": case((goes_back, None), else_=_expiry()),

@@ -133,7 +133,7 @@ def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool
             failpoints.hit("sweeper.page")
             return moved
     except (IntegrityError, DataError) as error:
-        _log.error("job.not_rescued", job_id=row.id, exc_info=error)
+        _log.error("job.not_rescued", job_id=row.id, error=type(error).__name__)
         return False
 
 

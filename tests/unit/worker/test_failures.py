@@ -53,6 +53,10 @@ def test_each_exception_has_its_class_and_code(error: BaseException, kind: Failu
     assert classify(error)[:2] == (kind, code)
 
 
+def test_there_is_an_exception_of_every_class_but_the_one_that_a_drain_decides() -> None:
+    assert {kind for _, kind, _ in CASES} == set(FailureClass) - {FailureClass.DRAIN}
+
+
 @pytest.mark.parametrize(
     "error", [error for error, _, _ in CASES if not isinstance(error, (JobFailure, ImageRejected))]
 )
