@@ -33,6 +33,7 @@ class Sweeper:
         self._settings = settings
         self._database = database
         self._doorbell = doorbell
+        self._further: rescue.Cursor | None = None
 
     def run_once(self) -> int:
         """One sweep, each page in a transaction of its own. Returns how many jobs moved."""
@@ -55,14 +56,24 @@ class Sweeper:
         return len(released)
 
     def _rescue_all(self) -> int:
-        rescued, after = 0, None
+        """What has just run out, and a page of what could not be moved before."""
+        rescued, stuck_at = self._rescue_from(None)
+        if stuck_at is None:
+            self._further = None
+            return rescued
+        more, self._further = self._rescue_from(self._further or stuck_at)
+        return rescued + more
+
+    def _rescue_from(self, after: rescue.Cursor | None) -> tuple[int, rescue.Cursor | None]:
+        """Page after page until one in which nothing could be moved. Returns how many were, and where to go on."""
+        rescued = 0
         while True:
             page = self._rescue_page(after)
             rescued, after = rescued + len(page.ids), page.following
             if page.ids:
                 _log.warning("jobs.rescued", jobs=page.ids)
-            if after is None:
-                return rescued
+            if after is None or not page.ids:
+                return rescued, after
 
     def _rescue_page(self, after: rescue.Cursor | None) -> rescue.Rescued:
         jitter = random.uniform(-1, 1)  # noqa: S311 - spreads retries

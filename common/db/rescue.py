@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row, delete, exists, func, literal, select, tuple_, update
+from sqlalchemy import Connection, Row, delete, exists, literal, select, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from common import failpoints
@@ -40,7 +40,8 @@ class Rescued:
 def rescue_expired(
     connection: Connection, jitter: float, *, lease_seconds: float = 0.0, after: Cursor | None = None
 ) -> Rescued:
-    """One page of jobs whose lease ran out: queued again, or failed. What cannot be moved holds up nothing behind it.
+    """One page of jobs whose lease ran out, the latest first: queued again, or failed. What cannot be moved holds up
+    nothing: it grows old, and what has just run out comes before it.
 
     While no worker of a job's pool has beaten within a lease, they may all have been kept from the database: the job is
     left alone for one lease more. Nobody could run it meanwhile.
@@ -99,26 +100,22 @@ def _expired(connection: Connection, lease_seconds: float, after: Cursor | None)
     A mate that had not joined is company too: the process may have died before it could say so.
     """
     mates = attempts.alias("mates")
-    company = (
-        select(func.count())
-        .where(
-            mates.c.worker_id == attempts.c.worker_id,
-            mates.c.job_id != attempts.c.job_id,
-            mates.c.ended_at.is_(None) | (mates.c.outcome == Outcome.LOST),
-        )
-        .scalar_subquery()
+    has_company = exists().where(
+        mates.c.worker_id == attempts.c.worker_id,
+        mates.c.job_id != attempts.c.job_id,
+        mates.c.ended_at.is_(None) | (mates.c.outcome == Outcome.LOST),
     )
     this_attempt = (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence)
     beats = workers.alias("beats")
     is_served = exists().where(beats.c.pool == jobs.c.pool, beats.c.heartbeat_at > after_now(-lease_seconds))
     is_long_over = jobs.c.lease_until < after_now(-lease_seconds)
-    is_behind = literal(True) if after is None else tuple_(jobs.c.lease_until, jobs.c.id) > after
+    is_behind = literal(True) if after is None else tuple_(jobs.c.lease_until, jobs.c.id) < after
     query = (
-        select(jobs, attempts.c.joined_at, company.label("company"), workers.c.ended)
+        select(jobs, attempts.c.joined_at, has_company.label("has_company"), workers.c.ended)
         .join(attempts, this_attempt)
         .outerjoin(workers, workers.c.id == jobs.c.worker_id)
         .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now(), is_served | is_long_over, is_behind)
-        .order_by(jobs.c.lease_until, jobs.c.id)
+        .order_by(jobs.c.lease_until.desc(), jobs.c.id.desc())
         .limit(PAGE)
         .with_for_update(skip_locked=True, of=jobs)
     )
@@ -138,7 +135,7 @@ def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool
 
 
 def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
-    joined, alone = row.joined_at is not None, row.company == 0
+    joined, alone = row.joined_at is not None, not row.has_company
     end = ProcessEnd(row.ended) if row.ended else None
     crashes = row.solo_crashes + int(is_solo_crash(joined=joined, alone=alone, end=end))
     decision = after_loss(
