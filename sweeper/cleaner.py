@@ -5,7 +5,9 @@ On a thread of its own beside the sweeper: a store that is slow or away delays n
 
 import random
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from itertools import islice
 
 import structlog
@@ -27,11 +29,16 @@ _log = structlog.get_logger()
 class Cleaner:
     """Removes the results of expired and erased jobs, inputs that nobody needs, and objects that no row knows."""
 
-    def __init__(self, settings: Settings, database: Database, store: ObjectStore) -> None:
+    def __init__(self, settings: Settings, database: Database, open_store: Callable[[], ObjectStore]) -> None:
         self._settings = settings
         self._database = database
-        self._store = store
+        self._open_store = open_store
         self._listed_to = ""
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        """Opened with the first round, so that it delays no sweep."""
+        return self._open_store()
 
     def run(self, stop: threading.Event) -> None:
         """Clean until stopped. Whatever a round stumbles over is logged, and the next one begins anew."""

@@ -100,7 +100,7 @@ def run(settings: Settings) -> int:
     database = Database(settings.database, pool_size=4)
     doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
     sweeper = Sweeper(settings, database, doorbell)
-    cleaner = Cleaner(settings, database, open_store(settings.store, settings.store_public_url))
+    cleaner = Cleaner(settings, database, lambda: open_store(settings.store, settings.store_public_url))
     cleaning = threading.Thread(target=cleaner.run, args=(stop,), name="cleaner", daemon=True)
     cleaning.start()
     _log.info("sweeper.started")

@@ -17,6 +17,8 @@ from common.domain.lifecycle import CANCEL_QUEUED, FAIL, FAIL_QUEUED, RESCUE, Jo
 from common.domain.retry import GiveUp, ProcessEnd, TryAgain, after_loss, is_solo_crash
 
 PAGE = 100
+# Small, because each is one transaction and its first job waits for the last.
+RESCUE_PAGE = 20
 
 _log = structlog.get_logger()
 
@@ -48,7 +50,7 @@ def rescue_expired(
     """
     page = _expired(connection, lease_seconds, after)
     moved = [row.id for row in page if _rescue_safely(connection, row, jitter)]
-    return Rescued(moved, (page[-1].lease_until, page[-1].id) if len(page) == PAGE else None)
+    return Rescued(moved, (page[-1].lease_until, page[-1].id) if len(page) == RESCUE_PAGE else None)
 
 
 def end_queued(connection: Connection) -> int:
@@ -116,7 +118,7 @@ def _expired(connection: Connection, lease_seconds: float, after: Cursor | None)
         .outerjoin(workers, workers.c.id == jobs.c.worker_id)
         .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until < now(), is_served | is_long_over, is_behind)
         .order_by(jobs.c.lease_until.desc(), jobs.c.id.desc())
-        .limit(PAGE)
+        .limit(RESCUE_PAGE)
         .with_for_update(skip_locked=True, of=jobs)
     )
     return list(connection.execute(query))

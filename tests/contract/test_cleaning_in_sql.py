@@ -37,7 +37,7 @@ class Darkroom:
         self.database = database
         self.folder = folder
         self.store = LocalStore(folder)
-        self.cleaner = Cleaner(Settings(_env_file=None, data_dir=folder), database, self.store)
+        self.cleaner = Cleaner(Settings(_env_file=None, data_dir=folder), database, lambda: self.store)
 
     def submit(self, **changes: Any) -> NewJob:
         self.store.put(INPUT.key, b"abc", "image/png")

@@ -47,7 +47,7 @@ def test_while_no_worker_of_the_pool_beats_a_rescue_waits_for_one_more_lease(dat
 
 
 def test_a_sweep_goes_through_page_after_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rescue, "PAGE", 3)
+    monkeypatch.setattr(rescue, "RESCUE_PAGE", 3)
     made = {submit(database).id for _ in range(8)}
     claim(database, enlist(database))
     lapse(database, seconds=LEASE_SECONDS + 1)

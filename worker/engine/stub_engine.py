@@ -1,6 +1,8 @@
 """The stub engine: timed steps and a picture made of its inputs' hash. For tests of the queue; loads no torch."""
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,14 +15,17 @@ from worker.engine.frames import strangers
 from worker.engine.port import Admission, Emit, Finished, FrameRef, Load, Prepared, Stepped
 
 NAME = "stub"
+DEADLY_PROMPT = "SIGSEGV"
 _TILE = 8
+_DEADLY_STEP = 2
 
 
 class StubEngine:
     """Implements `worker.engine.port.Engine`: one tick is one step of every frame, and frames come and go between.
 
     The picture depends on the input's pixels, the prompt and the seed alone, so that a doubled or a wrong result
-    shows. A step lasts `step_seconds`, however many frames share it.
+    shows. A step lasts `step_seconds`, however many frames share it. A job whose prompt is `DEADLY_PROMPT` crashes the
+    process at its second step.
     """
 
     late_join = True
@@ -95,6 +100,8 @@ class StubEngine:
         """One step of one frame; True when it was the last."""
         self._done[frame.ref] += 1
         emit(Stepped(frame.ref, self._done[frame.ref], frame.steps))
+        if frame.params.prompt == DEADLY_PROMPT and self._done[frame.ref] == _DEADLY_STEP:
+            os.kill(os.getpid(), signal.SIGSEGV)
         if self._done[frame.ref] < frame.steps:
             return False
         del self._done[frame.ref]
@@ -108,10 +115,15 @@ def picture_of(frame: Prepared) -> Image.Image:
     """The picture that the stub makes of a frame: a tile of noise, stretched to the size that was asked for."""
     params = frame.params
     pixels = b"" if frame.image is None else frame.image.tobytes()
-    digest = hashlib.sha256(pixels + params.prompt.encode() + str(frame.seed).encode()).digest()
+    return picture_from(pixels, params.prompt, frame.seed, (params.width, params.height))
+
+
+def picture_from(pixels: bytes, prompt: str, seed: int, size: tuple[int, int]) -> Image.Image:
+    """The picture of these inputs: `pixels` of the prepared input, RGB, or nothing; `size` is width and height."""
+    digest = hashlib.sha256(pixels + prompt.encode() + str(seed).encode()).digest()
     tile = hashlib.shake_256(digest).digest(_TILE * _TILE * 3)
     small = Image.frombytes("RGB", (_TILE, _TILE), tile)
-    return small.resize((params.width, params.height), Image.Resampling.NEAREST)
+    return small.resize(size, Image.Resampling.NEAREST)
 
 
 def _company(frame: Prepared) -> str:
