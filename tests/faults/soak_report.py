@@ -30,7 +30,7 @@ Written by `python -m tests.faults.soak --report`; do not edit by hand, except b
 _METHOD: Final = """## What was run
 
 A deployment of real processes on scaled clocks (lease {lease} s, heartbeat {heartbeat} s, sweep {sweep} s, poll
-{poll} s): one API, two workers with the stub engine, a courier, one sweeper (even seeds) or two (odd ones), PostgreSQL,
+{poll} s): one API, two workers with the stub engine, a courier, two sweepers, PostgreSQL,
 Redis and {store}. Four clients submit through the Python SDK, every submit with an Idempotency-Key:
 txt2img and img2img with uploaded inputs, one to three images, all priorities; 4 % are cancelled at once. A fifth looks
 at jobs all the time. Until the last submit is acknowledged, a random process is struck every 1 to 5 s: SIGKILL, or one
@@ -38,17 +38,16 @@ time in seven SIGSTOP for 2.5 to 4 s, longer than a lease, then SIGCONT. What di
 `DARKROOM_MAX_TRIES` is 100, so that no job runs out of tries. The workers have no launcher that could tell how they
 ended, as when a whole machine dies: every rescue goes the slow way, by the lease.
 
-Two things are left out on purpose. A worker that holds a job which was already alone in a process that died is spared:
-without a launcher's word a second death would rightly poison the job. And the only sweeper is killed but not stopped:
-nothing would replace it.
+One thing is left out on purpose. A worker that holds a job which was already alone in a process that died is spared:
+without a launcher's word a second death would rightly poison the job.
 """
 _RECOVERY: Final = """## Recovery
 
 Counted from the database's clock right before the blow until the moment when each job that the victim held is back in
 the queue, or ended. Its first loss makes a job runnable at once; after later ones it backs off by design
 (`common/domain/retry.py`), so for those it is the moment when the delay began. The bound is lease + sweep + poll, with
-the ± 20 % of the last two: {bound:.2f} s, and {allowance} s for statements and scheduling on a busy machine. Where the
-only sweeper is killed itself, the start of its successor comes on top, which is not scaled with the clocks; how long
+the ± 20 % of the last two: {bound:.2f} s, and {allowance} s for statements and scheduling on a busy machine. With
+one sweeper alone the start of its successor would come on top, which is not scaled with the clocks: run two. How long
 these starts took, and the machine's load average, stand beside the figures.
 """
 _CHECKED: Final = """## What was checked
