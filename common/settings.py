@@ -105,6 +105,7 @@ class Settings(BaseSettings):
         "off",
         description="`model`: parts of a model wait in main memory until they are needed, for small GPUs (`pipeline`).",
     )
+    launcher: str = Field("", description="Set by a launcher for the workers that it starts: its token.")
     store_threads: int = Field(8, ge=1, le=64, description="Results that a worker encodes and stores at once.")
     prepare_threads: int = Field(4, ge=1, le=64, description="Jobs that a worker fetches and prepares at once.")
     stub_step_seconds: float = Field(0, ge=0, description="A step of the `stub` device, which tests of the queue use.")
@@ -119,7 +120,9 @@ class Settings(BaseSettings):
         60, gt=0, description="Between two rounds of the cleaner, which removes what expired or was erased, in seconds."
     )
     orphan_seconds: float = Field(
-        86400, gt=0, description="Age at which an object that no row knows is removed from the store, in seconds."
+        86400,
+        ge=0,
+        description="Age at which an object that no row knows is removed from the store, in seconds; 0: never.",
     )
     poll_seconds: float = Field(
         1, gt=0, description="Between two looks for work without a doorbell, in seconds (± 20 %)."

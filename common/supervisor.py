@@ -68,7 +68,7 @@ class Supervisor:
     def __init__(
         self, children: Sequence[Child], *, grace_seconds: float, on_end: Callable[[int, int], object] | None = None
     ) -> None:
-        self._on_end = on_end or (lambda pid, exit_code: None)
+        self._on_end = on_end
         self._roles = [_Role(child) for child in children]
         self._grace_seconds = grace_seconds
         self._signals = 0
@@ -136,17 +136,27 @@ class Supervisor:
             if role.process is not None:
                 self._is_clean = False
                 _log.warning("supervisor.killed", child=role.child.name)
+                pid = role.process.pid
                 role.kill()
+                self._tell(pid, -signal.SIGKILL)
 
     def _look_after(self, role: "_Role") -> None:
         pid = role.process.pid if role.process is not None else 0
         exit_code = role.bury()
         if exit_code is not None:
-            self._on_end(pid, exit_code)
+            self._tell(pid, exit_code)
             self._decide(role, exit_code)
         if role.due_at is not None and time.monotonic() >= role.due_at:
             role.start()
             _log.info("supervisor.restarted", child=role.child.name, pid=self.pids[role.child.name])
+
+    def _tell(self, pid: int, exit_code: int) -> None:
+        if self._on_end is None:
+            return
+        try:
+            self._on_end(pid, exit_code)
+        except Exception as error:  # the other children must not die of it
+            _log.error("supervisor.not_told", exc_info=error)
 
     def _decide(self, role: "_Role", exit_code: int) -> None:
         name = role.child.name

@@ -22,6 +22,8 @@ from common.storage.keys import KeyParts, parse_key
 from common.storage.port import ObjectStore, StoreUnavailable
 
 _LISTED = 1000
+_MOST_FAILURES = 5
+OWNER_KEY = "installation.txt"
 
 _log = structlog.get_logger()
 
@@ -34,6 +36,7 @@ class Cleaner:
         self._database = database
         self._open_store = open_store
         self._listed_to = ""
+        self._removed_to = ""
 
     @cached_property
     def _store(self) -> ObjectStore:
@@ -53,7 +56,7 @@ class Cleaner:
     def run_once(self) -> int:
         """One round: expired jobs, expired objects, one page of the store's listing, and all that is marked.
 
-        Returns how many objects were removed. Raises `Unavailable`, `StoreUnavailable`.
+        Returns how many objects were removed. Raises `Unavailable`, and `StoreUnavailable` when there is no listing.
         """
         for work in (cleaning.clean_jobs, cleaning.mark_expired):
             while self._database.transact(work):
@@ -63,6 +66,8 @@ class Cleaner:
 
     def _mark_orphans(self) -> None:
         """Look at the next page of the store; a whole round through it takes many of these."""
+        if not self._settings.orphan_seconds or not self._is_ours():
+            return
         page = list(islice(self._store.list(after=self._listed_to), _LISTED))
         self._listed_to = page[-1].key if len(page) == _LISTED else ""
         before = utc_now() - timedelta(seconds=self._settings.orphan_seconds)
@@ -71,11 +76,33 @@ class Cleaner:
         if found and (marked := self._database.transact(lambda c: cleaning.mark_orphans(c, found))):
             _log.info("orphans.marked", objects=marked)
 
+    def _is_ours(self) -> bool:
+        """Whether this store is this database's: who shares a bucket with another installation must not tidy it."""
+        with self._database.read() as connection:
+            mine = cleaning.installation(connection).encode()
+        self._store.put(OWNER_KEY, mine, "text/plain; charset=utf-8", if_absent=True)
+        is_ours = self._store.get(OWNER_KEY) == mine
+        if not is_ours:
+            _log.error("store.of_another_installation", key=OWNER_KEY)
+        return is_ours
+
     def _remove_marked(self) -> int:
-        removed, after = 0, ""
-        while keys := self._marked_keys(after):
-            after = keys[-1]
-            removed += sum(self._remove(key) for key in keys)
+        """Everything that is marked. What cannot be removed holds up nothing behind it; after a few of these the round
+        ends, and the next one goes on from there.
+        """
+        removed = failures = 0
+        while keys := self._marked_keys(self._removed_to):
+            for self._removed_to in keys:
+                try:
+                    removed += self._remove(self._removed_to)
+                except Unavailable:
+                    raise
+                except Exception as error:  # the edge of one object
+                    _log.warning("object.not_removed", key=self._removed_to, error=type(error).__name__)
+                    failures += 1
+                    if failures == _MOST_FAILURES:
+                        return removed
+        self._removed_to = ""
         if removed:
             _log.info("objects.removed", objects=removed)
         return removed

@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -22,6 +23,7 @@ from sweeper.cleaner import Cleaner
 
 _SILENT_LEASES = 4
 _LAST_ROUND_SECONDS = 10.0
+_REFUSED_SECONDS = 600.0
 
 _log = structlog.get_logger()
 
@@ -33,13 +35,23 @@ class Sweeper:
         self._settings = settings
         self._database = database
         self._doorbell = doorbell
-        self._further: rescue.Cursor | None = None
+        self._refused: dict[str, float] = {}
 
     def run_once(self) -> int:
-        """One sweep, each page in a transaction of its own. Returns how many jobs moved."""
-        moved = self._rescue_all() + self._end_all() + self._release_all()
-        self._forget()
-        return moved
+        """One sweep, each page in a transaction of its own. Returns how many jobs moved. Raises `Unavailable`.
+
+        What one part stumbles over keeps no other from its work.
+        """
+        return sum(self._guarded(part) for part in (self._rescue_all, self._end_all, self._release_all, self._forget))
+
+    def _guarded(self, part: Callable[[], int]) -> int:
+        try:
+            return part()
+        except Unavailable:
+            raise
+        except Exception as error:  # the edge of one part of a sweep
+            _log.error("sweep.failed", part=part.__name__, exc_info=error)
+            return 0
 
     def _end_all(self) -> int:
         ended = 0
@@ -56,38 +68,33 @@ class Sweeper:
         return len(released)
 
     def _rescue_all(self) -> int:
-        """What has just run out, and a page of what could not be moved before."""
-        rescued, stuck_at = self._rescue_from(None)
-        if stuck_at is None:
-            self._further = None
-            return rescued
-        more, self._further = self._rescue_from(self._further or stuck_at)
-        return rescued + more
-
-    def _rescue_from(self, after: rescue.Cursor | None) -> tuple[int, rescue.Cursor | None]:
-        """Page after page until one in which nothing could be moved. Returns how many were, and where to go on."""
-        rescued = 0
+        """Everything whose lease ran out, but for what could not be moved a while ago."""
+        self._refused = {job_id: until for job_id, until in self._refused.items() if until > time.monotonic()}
+        rescued: int = 0
+        after: rescue.Cursor | None = None
         while True:
             page = self._rescue_page(after)
+            self._refused |= dict.fromkeys(page.refused, time.monotonic() + _REFUSED_SECONDS)
             rescued, after = rescued + len(page.ids), page.following
             if page.ids:
                 _log.warning("jobs.rescued", jobs=page.ids)
-            if after is None or not page.ids:
-                return rescued, after
+            if after is None:
+                return rescued
 
     def _rescue_page(self, after: rescue.Cursor | None) -> rescue.Rescued:
         jitter = random.uniform(-1, 1)  # noqa: S311 - spreads retries
-        lease_seconds = self._settings.lease_seconds
+        lease_seconds, refused = self._settings.lease_seconds, self._refused
         return self._database.transact(
-            lambda c: rescue.rescue_expired(c, jitter, lease_seconds=lease_seconds, after=after)
+            lambda c: rescue.rescue_expired(c, jitter, lease_seconds=lease_seconds, after=after, leave_out=refused)
         )
 
-    def _forget(self) -> None:
+    def _forget(self) -> int:
         silent_seconds = _SILENT_LEASES * self._settings.lease_seconds
         self._database.transact(lambda connection: rescue.forget_workers(connection, silent_seconds))
         for forget_page in (rescue.forget_idempotency_keys, forget_expired, forget_intakes):
             while self._database.transact(forget_page):
                 pass
+        return 0
 
 
 def run(settings: Settings) -> int:
@@ -117,8 +124,6 @@ def run(settings: Settings) -> int:
         except Unavailable as error:
             _log.warning("sweep.unavailable", detail=error.detail)
             away_since = away_since or time.monotonic()
-        except Exception as error:  # the edge of one sweep: what it stumbled over must not stop the next
-            _log.error("sweep.failed", exc_info=error)
     cleaning.join(_LAST_ROUND_SECONDS)
     doorbell.close()
     database.close()

@@ -278,7 +278,7 @@ class Executor:
                     self._sink.put(Failed(frame.ref, error))
                     return
         with self.usage.waiting():
-            self._watchdog.rest()  # a store or a database that is away is no fault of the device
+            self._watchdog.pause()  # a store or a database that is away is no fault of the device
             self._sink.put(Developed(frame, event))
             self._watchdog.expect_a_step()
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from common.settings import Settings, child_environment
 from common.supervisor import Child, Supervisor
@@ -13,8 +14,11 @@ from worker.pinning import list_device_specs, pin_environment
 def run(settings: Settings, devices: Sequence[str]) -> int:
     """Supervise a worker per device until SIGTERM. Returns the exit status; 0 after a clean drain."""
     is_only = len(devices) == 1
+    deaths = DeathReporter(settings)
+    settings = settings.model_copy(update={"launcher": deaths.token})
     children = [worker_child(settings, device, index, is_vital=is_only) for index, device in enumerate(devices)]
-    return Supervisor(children, grace_seconds=settings.drain_seconds, on_end=DeathReporter(settings)).run()
+    with closing(deaths):
+        return Supervisor(children, grace_seconds=settings.drain_seconds, on_end=deaths).run(deaths.look)
 
 
 def all_devices() -> list[str]:

@@ -58,7 +58,9 @@ class Runtime:
         self._store = open_store(settings.store, settings.store_public_url)
         self._roster = Roster()
         self._pace = Pace(time.monotonic)
-        self.card = WorkerCard(new_id("wrk"), settings.pool, socket.gethostname(), os.getpid(), device)
+        self.card = WorkerCard(
+            new_id("wrk"), settings.pool, socket.gethostname(), os.getpid(), device, settings.launcher or None
+        )
         self._residency = Residency(build_engine, budget_bytes=build_engine.budget_bytes(settings.model_memory_bytes))
         self._watchdog = Watchdog(settings.watchdog_seconds or _floor_seconds(device), time.monotonic)
         self._sink = Sink(
@@ -121,8 +123,8 @@ class Runtime:
 
     @property
     def has_stragglers(self) -> bool:
-        """After a drain: whether threads are left that a store keeps, and that the end of Python would wait for."""
-        return self._sink.is_storing()
+        """After a drain: whether threads are left that a store or a step keeps and that Python cannot stop."""
+        return self._sink.is_storing() or self._threads["device"].is_alive()
 
     def await_database(self) -> None:
         """Return once the database answers: a worker that starts during an outage is there when it is over."""
@@ -191,6 +193,7 @@ class Runtime:
         if self._threads["sink"].is_alive():
             self._sink.abandon()
             self._threads["sink"].join(_JOIN_SECONDS)
+        self._sink.release_rest()
         self._heartbeat.stop()
         self._threads["heartbeat"].join(_JOIN_SECONDS)
         try:

@@ -1,7 +1,7 @@
 """The watchdog: a device that gives no sign of life ends the process, and a new one takes its place."""
 
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from statistics import median
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 LOAD_SECONDS: Final = 1800.0
 _TICKS: Final = 20
 _REMEMBERED: Final = 50
+_KINDS: Final = 64
 
 Kind = tuple[str, int, int]
 
@@ -28,7 +29,7 @@ class Watchdog:
         self._signed_at: float | None = None
         self._longest_seconds = 0.0
         self._kind: Kind | None = None
-        self._silences: dict[Kind | None, deque[float]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._silences: dict[Kind, deque[float]] = {}
 
     def expect_a_step(self, kind: Kind | None = None) -> None:
         """A step begins, or one is done and the next begins. `kind` is the model and its width and height in pixels,
@@ -47,13 +48,19 @@ class Watchdog:
             self._signed_at = None
             self._expected_by = self._clock() + LOAD_SECONDS
 
-    def rest(self) -> None:
-        """The device has nothing to do, or has done a tick."""
+    def pause(self) -> None:
+        """The device waits, amid a tick, for something that is no fault of its own."""
         with self._lock:
             self._note_silence(self._clock())
-            if self._signed_at is not None:
-                self._silences[self._kind].append(self._longest_seconds)
-            self._longest_seconds = 0.0
+            self._expected_by = self._signed_at = None
+
+    def rest(self) -> None:
+        """The device has done a tick, or has nothing to do."""
+        with self._lock:
+            self._note_silence(self._clock())
+            if self._kind is not None:
+                self._learn(self._kind)
+            self._kind, self._longest_seconds = None, 0.0
             self._expected_by = self._signed_at = None
 
     def is_overdue(self) -> bool:
@@ -65,6 +72,14 @@ class Watchdog:
         if self._signed_at is not None:
             self._longest_seconds = max(self._longest_seconds, now - self._signed_at)
 
+    def _learn(self, kind: Kind) -> None:
+        """Remember this tick; of kinds the ones that ran last."""
+        silences = self._silences.pop(kind, None) or deque(maxlen=_REMEMBERED)
+        silences.append(self._longest_seconds)
+        self._silences[kind] = silences
+        if len(self._silences) > _KINDS:
+            del self._silences[next(iter(self._silences))]
+
     def _patience_seconds(self) -> float:
-        known = self._silences[self._kind]
+        known = self._silences.get(self._kind) if self._kind is not None else None
         return max(self._floor_seconds, _TICKS * median(known)) if known else self._floor_seconds

@@ -8,8 +8,10 @@ it, and set to now when the last of these goes.
 
 from collections.abc import Callable, Collection
 
-from sqlalchemy import Connection, delete, exists, select, update
+from sqlalchemy import Connection, delete, exists, select, text, update
 
+from common.clock import to_rfc3339
+from common.db.erasing import scrub_errors
 from common.db.tables import images, job_progress, job_steps, jobs, object_refs, objects, tenants, uploads
 from common.db.types import now
 from common.db.upsert import upsert
@@ -17,6 +19,7 @@ from common.domain.lifecycle import TERMINAL, JobState
 from common.storage.keys import KeyParts
 
 PAGE = 100
+STORE_SECONDS = 300  # above what any store takes to answer or to give up, all its own tries included
 
 _REFERRED_TO = exists().where(object_refs.c.object_key == objects.c.key)
 
@@ -24,10 +27,14 @@ _REFERRED_TO = exists().where(object_refs.c.object_key == objects.c.key)
 def clean_jobs(connection: Connection) -> int:
     """Let go of everything that one page of expired jobs kept: images, steps, references. Returns how many jobs."""
     due = (jobs.c.cleaned_at.is_(None)) & (jobs.c.expires_at <= now()) & jobs.c.state.in_(TERMINAL)
-    query = select(jobs.c.id).where(due).order_by(jobs.c.expires_at).limit(PAGE).with_for_update(skip_locked=True)
-    ids = list(connection.execute(query).scalars())
+    query = select(jobs.c.id, jobs.c.erased_at).where(due).order_by(jobs.c.expires_at).limit(PAGE)
+    page = list(connection.execute(query.with_for_update(skip_locked=True)))
+    ids = [row.id for row in page]
     if not ids:
         return 0
+    for row in page:
+        if row.erased_at is not None:  # what an attempt said that ended after the erasure
+            scrub_errors(connection, row.id)
     connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(cleaned_at=now()))
     for table in (images, job_steps, job_progress):
         connection.execute(delete(table).where(table.c.job_id.in_(ids)))
@@ -56,7 +63,12 @@ def marked_keys(connection: Connection, after: str) -> list[str]:
 
 
 def remove_marked(connection: Connection, key: str, delete_object: Callable[[str], object]) -> bool:
-    """Delete one marked object and then its row, unless it is wanted again. False when another cleaner is at it."""
+    """Delete one marked object and then its row, unless it is wanted again. False when another cleaner is at it.
+
+    The row stays locked while the store is asked, however long that takes: nobody may take the object up meanwhile.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{STORE_SECONDS}s'"))
     mine = (objects.c.key == key) & (objects.c.state == "deleting")
     if connection.execute(select(objects.c.key).where(mine).with_for_update(skip_locked=True)).one_or_none() is None:
         return False
@@ -65,6 +77,12 @@ def remove_marked(connection: Connection, key: str, delete_object: Callable[[str
     delete_object(key)
     connection.execute(delete(objects).where(mine))
     return True
+
+
+def installation(connection: Connection) -> str:
+    """What tells this database from others: when it was made."""
+    made = connection.execute(select(tenants.c.created_at).order_by(tenants.c.created_at).limit(1)).scalar_one()
+    return f"a Darkroom of {to_rfc3339(made)}"
 
 
 def mark_orphans(connection: Connection, found: Collection[KeyParts]) -> int:
@@ -85,7 +103,7 @@ def mark_orphans(connection: Connection, found: Collection[KeyParts]) -> int:
 
 
 def mark_staged(connection: Connection, found: Collection[KeyParts]) -> None:
-    """Mark files of uploads that are forgotten."""
+    """Mark files of uploads that are forgotten, whether they came or not: to delete what is not there does no harm."""
     for one in found:
         connection.execute(upsert(connection, objects).values(_orphan_row(one)).on_conflict_do_nothing())
 

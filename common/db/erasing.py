@@ -27,7 +27,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
         return connection.execute(select(jobs.c.id).where(mine)).one_or_none() is not None
     cancel_job(connection, tenant_id, job_id)
     _empty_request(connection, job_id)
-    _scrub_errors(connection, job_id)
+    scrub_errors(connection, job_id)
     for table in (intakes, job_progress):
         connection.execute(delete(table).where(table.c.job_id == job_id))
     return True
@@ -56,7 +56,7 @@ def _without_prompts(params: dict[str, Any]) -> dict[str, Any]:
     return params | _BLANK | {"then": [one | _BLANK for one in params.get("then", ())]}
 
 
-def _scrub_errors(connection: Connection, job_id: str) -> None:
+def scrub_errors(connection: Connection, job_id: str) -> None:
     """The words of an error may quote the request; its code stays."""
     own = jobs.c.id == job_id
     error = connection.execute(select(jobs.c.error).where(own)).scalar_one()

@@ -5,7 +5,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from common.db.tables import object_refs, objects, uploads
-from common.db.types import after_now, now
+from common.db.types import after_now
 from common.db.upsert import upsert
 from common.domain.job import InputRef
 
@@ -21,7 +21,7 @@ def announce(connection: Connection, tenant_id: str, reference: InputRef) -> Non
     statement = upsert(connection, objects).values(
         _row(tenant_id, reference) | {"expires_at": after_now(ANNOUNCED_SECONDS)}
     )
-    changes = {"state": "live", "expires_at": _later_of(statement.excluded.expires_at)}
+    changes = _facts(statement) | {"state": "live", "expires_at": _later_of(statement.excluded.expires_at)}
     connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_=changes))
 
 
@@ -41,7 +41,7 @@ def keep_input(
     earlier keeper said, and without any it lives by references alone.
     """
     statement = upsert(connection, objects).values(_row(tenant_id, reference))
-    changes: dict[str, Any] = {"state": "live"}
+    changes = _facts(statement) | {"state": "live"}
     if expires_seconds is not None:
         statement = statement.values(expires_at=after_now(expires_seconds))
         changes["expires_at"] = _later_of(statement.excluded.expires_at)
@@ -57,13 +57,19 @@ def refer_to_input(connection: Connection, tenant_id: str, job_id: str, role: st
 
 
 def shorten_life(connection: Connection, tenant_id: str, key: str) -> None:
-    """An upload of this object is gone: it lives as long as the longest of the other uploads, without any it is over.
+    """An upload of this object is gone: it lives as long as the longest of the other uploads, and an hour at least,
+    because a submit may just have announced it.
 
     An object that lives by references alone is left as it is.
     """
-    others = select(func.max(uploads.c.expires_at)).where(uploads.c.object_key == key).scalar_subquery()
     mine = (objects.c.key == key) & (objects.c.tenant_id == tenant_id) & objects.c.expires_at.is_not(None)
-    connection.execute(update(objects).where(mine).values(expires_at=func.coalesce(others, now())))
+    connection.execute(select(objects.c.key).where(mine).with_for_update())  # so that the next look sees all uploads
+    others = select(func.max(uploads.c.expires_at)).where(uploads.c.object_key == key)
+    longest = connection.execute(others).scalar_one()
+    connection.execute(update(objects).where(mine).values(expires_at=after_now(ANNOUNCED_SECONDS)))
+    if longest is not None:
+        sooner = mine & (objects.c.expires_at < longest)
+        connection.execute(update(objects).where(sooner).values(expires_at=longest))
 
 
 def _row(tenant_id: str, reference: InputRef) -> dict[str, Any]:
@@ -77,6 +83,11 @@ def _row(tenant_id: str, reference: InputRef) -> dict[str, Any]:
         "width": reference.width,
         "height": reference.height,
     }
+
+
+def _facts(statement: Any) -> dict[str, Any]:
+    """What is known of the object now: a row of an orphan knows nothing."""
+    return {name: statement.excluded[name] for name in ("kind", "sha256", "bytes", "width", "height")}
 
 
 def _later_of(wished: Any) -> Any:

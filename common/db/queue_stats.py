@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.tables import jobs, workers
 from common.db.types import after_now, now
@@ -51,13 +52,16 @@ def count_running(connection: Connection) -> dict[str, int]:
 
 def count_ready_workers(connection: Connection, fresh_seconds: float) -> dict[str, int]:
     """Ready workers with a heartbeat in the last `fresh_seconds`, by pool; a pool without any is left out."""
-    fresh = (workers.c.state == "ready") & (workers.c.heartbeat_at > after_now(-fresh_seconds))
+    fresh = (workers.c.state == "ready") & _lives(fresh_seconds)
     query = select(workers.c.pool, func.count().label("processes")).where(fresh).group_by(workers.c.pool)
     return {row.pool: row.processes for row in connection.execute(query)}
 
 
 def count_residents(connection: Connection, fresh_seconds: float) -> dict[str, int]:
     """How many living workers have each model in memory; a model that none has is left out."""
-    fresh = workers.c.heartbeat_at > after_now(-fresh_seconds)
-    rows = connection.execute(select(workers.c.resident).where(fresh))
+    rows = connection.execute(select(workers.c.resident).where(_lives(fresh_seconds)))
     return dict(Counter(model for row in rows for model in row.resident))
+
+
+def _lives(fresh_seconds: float) -> ColumnElement[bool]:
+    return (workers.c.heartbeat_at > after_now(-fresh_seconds)) & workers.c.ended.is_(None)

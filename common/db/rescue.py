@@ -1,5 +1,6 @@
 """What the sweeper heals, page by page: expired leases, ended queued jobs, due delays, dead workers, old keys."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,24 +34,34 @@ Cursor = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """What became of one page: the ids that moved, and where the next page begins; None after the last."""
+    """What became of one page: the ids that moved and those that could not be, and where the next page begins; None
+    after the last.
+    """
 
     ids: list[str]
+    refused: list[str]
     following: Cursor | None
 
 
 def rescue_expired(
-    connection: Connection, jitter: float, *, lease_seconds: float = 0.0, after: Cursor | None = None
+    connection: Connection,
+    jitter: float,
+    *,
+    lease_seconds: float = 0.0,
+    after: Cursor | None = None,
+    leave_out: Container[str] = (),
 ) -> Rescued:
-    """One page of jobs whose lease ran out, the latest first: queued again, or failed. What cannot be moved holds up
-    nothing: it grows old, and what has just run out comes before it.
+    """One page of jobs whose lease ran out, the latest first, but for some: queued again, or failed. What cannot be
+    moved holds up nothing: it grows old, and what has just run out comes before it.
 
     While no worker of a job's pool has beaten within a lease, they may all have been kept from the database: the job is
     left alone for one lease more. Nobody could run it meanwhile.
     """
     page = _expired(connection, lease_seconds, after)
-    moved = [row.id for row in page if _rescue_safely(connection, row, jitter)]
-    return Rescued(moved, (page[-1].lease_until, page[-1].id) if len(page) == RESCUE_PAGE else None)
+    tried = [row for row in page if row.id not in leave_out]
+    moved = [row.id for row in tried if _rescue_safely(connection, row, jitter)]
+    refused = [row.id for row in tried if row.id not in moved]
+    return Rescued(moved, refused, (page[-1].lease_until, page[-1].id) if len(page) == RESCUE_PAGE else None)
 
 
 def end_queued(connection: Connection) -> int:
@@ -138,7 +149,7 @@ def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool
 
 def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
     joined, alone = row.joined_at is not None, not row.has_company
-    end = ProcessEnd(row.ended) if row.ended else None
+    end = ProcessEnd(row.ended) if row.ended in set(ProcessEnd) else None  # a later release may know more ends
     crashes = row.solo_crashes + int(is_solo_crash(joined=joined, alone=alone, end=end))
     decision = after_loss(
         joined=joined,

@@ -85,10 +85,11 @@ workers = Table(
     moment("started_at", "when the process started", nullable=False, default=now()),
     moment("heartbeat_at", "last heartbeat", nullable=False, default=now()),
     moment("drain_requested_at", "an operator's wish"),
+    text_column("launcher", "token of the launcher that started it", nullable=True),
     text_column("ended", "how its process ended, as its supervisor saw it: `crashed` or `killed`", nullable=True),
     CheckConstraint("state IN ('ready', 'draining')", name="state"),
     Index(None, "pool", "served_vtime"),
-    comment="One row per living worker process. Written by that worker; removed by it or the sweeper.",
+    comment="One row per worker process. Written by that worker and its launcher; removed by worker or sweeper.",
 )
 
 flows = Table(

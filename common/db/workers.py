@@ -15,13 +15,17 @@ from common.domain.retry import ProcessEnd
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
-    """What a worker says of itself. `device` is the operator's name of it, such as `cuda:1`."""
+    """What a worker says of itself. `device` is the operator's name of it, such as `cuda:1`.
+
+    `launcher` is the token of the launcher that started it; with the process id it names the process among all hosts.
+    """
 
     id: str
     pool: str
     hostname: str
     pid: int
     device: str
+    launcher: str | None = None
 
 
 def register(connection: Connection, card: WorkerCard) -> None:
@@ -32,8 +36,8 @@ def register(connection: Connection, card: WorkerCard) -> None:
 
 
 def beat(connection: Connection, card: WorkerCard, *, state: str, resident: tuple[str, ...]) -> None:
-    """The worker lives; registers it again if it was forgotten meanwhile."""
-    values = {"heartbeat_at": now(), "state": state, "resident": list(resident)}
+    """The worker lives, whatever was said of it; registers it again if it was forgotten meanwhile."""
+    values = {"heartbeat_at": now(), "state": state, "resident": list(resident), "ended": None}
     if connection.execute(update(workers).where(workers.c.id == card.id).values(values)).rowcount == 0:
         register(connection, card)
 
@@ -45,12 +49,12 @@ def leave(connection: Connection, worker_id: str) -> None:
         fold_vtime(connection, row.pool, row.served_vtime)
 
 
-def report_end(connection: Connection, hostname: str, pid: int, end: ProcessEnd) -> None:
-    """What the supervisor of this process saw of its end: nobody has to wait for its leases to run out.
+def report_end(connection: Connection, launcher: str, pid: int, end: ProcessEnd) -> None:
+    """What the launcher of this process saw of its end: nobody has to wait for its leases to run out.
 
     Nothing when it had left in good order.
     """
-    process = (workers.c.hostname == hostname) & (workers.c.pid == pid) & workers.c.ended.is_(None)
+    process = (workers.c.launcher == launcher) & (workers.c.pid == pid) & workers.c.ended.is_(None)
     dead = list(connection.execute(update(workers).where(process).values(ended=end).returning(workers.c.id)).scalars())
     held = jobs.c.worker_id.in_(dead) & (jobs.c.state == JobState.RUNNING)
     connection.execute(update(jobs).where(held, jobs.c.lease_until > now()).values(lease_until=now()))

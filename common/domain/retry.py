@@ -97,13 +97,14 @@ def after_loss(
     The first rescue runs at once, later ones back off. A crash in company proves nothing against this job, but it
     next runs with a worker to itself; so does one that was claimed together with others, joined or not, because a
     process may die before it could say who had joined. A job that had not joined cannot have crashed anything, and one
-    whose worker was killed from outside has done nothing: it runs again at once, in company.
+    whose worker was killed from outside has done nothing: it runs again at once, and alone only after a second time,
+    since a system without memory kills from outside too.
     """
     if is_solo_crash(joined=joined, alone=alone, end=end) and solo_crashes >= SOLO_CRASHES_TO_POISON:
         return GiveUp("poisoned")
     if tries >= max_tries:
         return GiveUp("worker_lost")
     if end is ProcessEnd.KILLED:
-        return TryAgain()
+        return TryAgain(solo=tries > 1 and not alone)
     delay = 0.0 if tries <= 1 else backoff_seconds(tries, jitter)
     return TryAgain(delay_seconds=delay, solo=joined or not alone)

@@ -19,6 +19,7 @@ from common.db.tables import attempts, images, job_events, job_requests, job_ste
 from common.domain.lifecycle import INITIAL, MOVES, JobState, Outcome
 from common.domain.params import EditParams
 from common.storage.port import ObjectMissing, ObjectStore
+from sweeper.cleaner import OWNER_KEY
 from tests.faults.clients import History
 
 _SHOWN: Final = 40
@@ -237,7 +238,7 @@ def orphans(database: Database, store: ObjectStore) -> list[str]:
 
 
 def _orphans(facts: Facts, store: ObjectStore) -> list[str]:
-    return [one.key for one in store.list() if one.key not in facts.objects]
+    return [one.key for one in store.list() if one.key not in facts.objects and one.key != OWNER_KEY]
 
 
 def _strange_orphans(facts: Facts, store: ObjectStore) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.property.model import Job, Model
 from tests.property.rows import clear, expected, seen
 
 LONG_SECONDS = 3600.0
-HOSTNAME = "test"
+LAUNCHER = "launcher"
 
 
 class History(RuleBasedStateMachine):
@@ -75,7 +75,7 @@ class History(RuleBasedStateMachine):
         return self._enlist() if new else self.workers[draw % len(self.workers)]
 
     def _enlist(self) -> str:
-        card = WorkerCard(new_id("wrk"), "default", HOSTNAME, len(self.workers) + 1, "cpu")
+        card = WorkerCard(new_id("wrk"), "default", "test", len(self.workers) + 1, "cpu", LAUNCHER)
         self._write(register, card)
         self.workers.append(card.id)
         return card.id

@@ -33,7 +33,7 @@ from common.queue.doorbell import NoDoorbell
 from common.settings import Settings
 from sweeper.main import Sweeper
 from tests.making import make_image
-from tests.property.history import HOSTNAME, LONG_SECONDS, History
+from tests.property.history import LAUNCHER, LONG_SECONDS, History
 from tests.property.model import RUNNING, Job, loss_of
 from tests.property.rows import hurry
 
@@ -182,7 +182,7 @@ class Lifecycle(History):
         holders = sorted({job.worker for job in self.model.jobs.values() if job.worker is not None}) or self.workers
         worker = holders[draw % len(holders)]
         if end is not None:
-            self._write(report_end, HOSTNAME, 1 + self.workers.index(worker), end)
+            self._write(report_end, LAUNCHER, 1 + self.workers.index(worker), end)
             self.model.end_process(worker, end)
         for job in self.model.held_by(worker):
             job.is_expired = True

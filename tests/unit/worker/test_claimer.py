@@ -26,6 +26,8 @@ from worker.roster import Roster
 SECONDS = 20
 NOBODY = 3600.0
 
+SHA_OF_STEP = hashlib.sha256(b"step").hexdigest()
+
 
 class Store:
     """An object store with these objects."""
@@ -218,7 +220,10 @@ def test_a_job_that_cannot_be_prepared_fails_and_the_others_are_ready(desk: Desk
 
 def test_inputs_are_fetched_and_a_missing_one_fails_the_job_but_a_missing_step_does_not(desk: Desk) -> None:
     reference = InputRef("inputs/image", hashlib.sha256(b"picture").hexdigest(), 7, 64, 64)
-    wishes = {"inputs": {"image": reference}, "done_steps": (DoneStep(0, "steps/0", "0"), DoneStep(1, "steps/1", "1"))}
+    wishes = {
+        "inputs": {"image": reference},
+        "done_steps": (DoneStep(0, "steps/0", SHA_OF_STEP), DoneStep(1, "steps/1", SHA_OF_STEP)),
+    }
     job = ClaimedJob("job", "default", 1, 1, 3, False, 0, *(None,) * 2, PARAMS, **wishes)  # type: ignore[arg-type]
     failed = desk.claimer._prepared(job)
     assert isinstance(failed, JobFailure)
@@ -226,6 +231,8 @@ def test_inputs_are_fetched_and_a_missing_one_fails_the_job_but_a_missing_step_d
     desk.store.objects = {"inputs/image": b"picture", "steps/1": b"step"}
     desk.prepare = lambda job, inputs: inputs  # type: ignore[return-value, assignment]
     assert desk.claimer._prepared(job) == {"image": b"picture", step_role(1): b"step"}
+    desk.store.objects["steps/1"] = b"altered"  # it is run again
+    assert desk.claimer._prepared(job) == {"image": b"picture"}
     desk.store.objects["inputs/image"] = b"another"
     altered = desk.claimer._prepared(job)
     assert isinstance(altered, JobFailure)

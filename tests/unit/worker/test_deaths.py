@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from sqlalchemy import select
 from common.db import rescue
 from common.db.engine import Database
 from common.db.tables import jobs, workers
-from common.db.workers import WorkerCard, count_live, register
+from common.db.workers import WorkerCard, beat, count_live, register
 from common.domain.lifecycle import JobState
 from common.domain.retry import ProcessEnd
 from common.settings import Settings
@@ -24,7 +23,7 @@ from worker.deaths import DeathReporter, judge
 @pytest.mark.parametrize(
     ("exit_code", "ran_out_of_memory", "end"),
     [
-        (0, False, None),
+        (0, False, ProcessEnd.KILLED),
         (70, False, ProcessEnd.CRASHED),
         (-signal.SIGSEGV, False, ProcessEnd.CRASHED),
         (-signal.SIGABRT, False, ProcessEnd.CRASHED),
@@ -34,16 +33,19 @@ from worker.deaths import DeathReporter, judge
         (-signal.SIGTERM, True, ProcessEnd.KILLED),
     ],
 )
-def test_each_exit_has_its_meaning(exit_code: int, ran_out_of_memory: bool, end: ProcessEnd | None) -> None:
+def test_each_exit_has_its_meaning(exit_code: int, ran_out_of_memory: bool, end: ProcessEnd) -> None:
     assert judge(exit_code, ran_out_of_memory=ran_out_of_memory) is end
 
 
 def test_the_kernels_counter_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = tmp_path / "memory.events"
-    monkeypatch.setattr(deaths, "_MEMORY_EVENTS", events)
+    monkeypatch.setattr(deaths, "_COUNTERS", (events, tmp_path / "vmstat"))
     assert deaths.count_oom_kills() == 0
     events.write_text("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\n")
     assert deaths.count_oom_kills() == 1
+    events.unlink()
+    (tmp_path / "vmstat").write_text("pgfault 12\noom_kill 7\n")
+    assert deaths.count_oom_kills() == 7
 
 
 def test_what_a_launcher_saw_ends_the_leases_of_that_process_and_poisons_nobody(
@@ -52,7 +54,7 @@ def test_what_a_launcher_saw_ends_the_leases_of_that_process_and_poisons_nobody(
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=database.engine.url.render_as_string(False))
     reporter, job = DeathReporter(settings), submit(database, max_tries=9)
     for number in range(4):
-        card = WorkerCard(f"wrk_{number}", "default", socket.gethostname(), os.getpid(), "cpu")
+        card = WorkerCard(f"wrk_{number}", "default", "host", os.getpid(), "cpu", reporter.token)
         with database.write() as connection:
             register(connection, card)
         (held,) = claim(database, card.id)
@@ -74,3 +76,23 @@ def test_what_a_launcher_saw_ends_the_leases_of_that_process_and_poisons_nobody(
 def lease_is_over(database: Database) -> bool:
     with database.write() as connection:
         return connection.execute(select(jobs.c.id).where(jobs.c.lease_until <= rescue.now())).one_or_none() is not None
+
+
+def test_a_process_of_another_launcher_with_the_same_id_is_left_alone_and_a_beat_proves_life(
+    database: Database, tmp_path: Path
+) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, database_url=database.engine.url.render_as_string(False))
+    mine, theirs = DeathReporter(settings), DeathReporter(settings)
+    card = WorkerCard("wrk_theirs", "default", "host", 7, "cpu", theirs.token)
+    with database.write() as connection:
+        register(connection, card)
+    mine(7, -signal.SIGSEGV)
+    mine.close()
+    with database.write() as connection:
+        assert count_live(connection, "default", 30) == 1
+    theirs(7, -signal.SIGSEGV)
+    theirs.close()
+    with database.write() as connection:
+        assert count_live(connection, "default", 30) == 0
+        beat(connection, card, state="ready", resident=())
+        assert count_live(connection, "default", 30) == 1

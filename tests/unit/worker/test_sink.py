@@ -133,6 +133,17 @@ def studio(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert not made.thread.is_alive()
 
 
+def test_what_the_device_did_not_let_go_of_goes_back_with_its_try_at_the_end_of_a_drain(studio: Studio) -> None:
+    (frame,) = studio.begin()
+    studio.sink.put(Joined((frame.ref,)))
+    studio.sink.close()
+    studio.thread.join(SECONDS)
+    studio.sink.release_rest()
+    with studio.database.read() as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == frame.ref.job_id)).one()
+    assert (row.state, row.tries, row.held, row.solo) == ("queued", 0, None, False)
+
+
 def test_a_picture_waits_while_the_sink_is_far_behind_and_nothing_else_does(studio: Studio) -> None:
     gate, has_put = studio.hold_store(), threading.Event()
     (bystander,), frames = studio.begin(), studio.begin(num_images=ROOM + 1)

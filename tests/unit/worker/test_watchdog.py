@@ -61,6 +61,25 @@ def test_a_step_may_take_twenty_times_the_median_of_its_model_and_size() -> None
     assert watchdog.is_overdue()
 
 
+def test_waiting_amid_a_tick_is_no_tick_of_its_own() -> None:
+    clock = Clock()
+    watchdog = Watchdog(60, clock)
+    for _ in range(3):
+        watchdog.expect_a_step(LARGE)
+        clock.now += 10
+        for _ in range(4):  # four frames of the call are done, and the store is slow
+            watchdog.pause()
+            clock.now += 1000
+            assert not watchdog.is_overdue()
+            watchdog.expect_a_step()
+        watchdog.rest()
+    watchdog.expect_a_step(LARGE)
+    clock.now += 199
+    assert not watchdog.is_overdue()
+    clock.now += 2
+    assert watchdog.is_overdue()
+
+
 def test_quick_ticks_do_not_make_it_impatient() -> None:
     clock = Clock()
     watchdog = Watchdog(60, clock)
