@@ -71,11 +71,15 @@ def _run(database: Database, statements: list[str]) -> None:
 @pytest.mark.parametrize(
     "count", [500, pytest.param(10_000, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])], ids=["scaled", "full"]
 )
-def test_one_expired_lease_behind_unrescuable_rows_is_rescued_in_two_sweeps(database: Database, count: int) -> None:
+@pytest.mark.parametrize("seconds", [1, 200], ids=["after", "before"])
+def test_one_expired_lease_behind_unrescuable_rows_is_rescued_in_two_sweeps(
+    database: Database, seconds: float, count: int
+) -> None:
+    """Whether it ran out after those in its way or before them."""
     victim, model = submit(database), submit(database, params={"width": 128})
     for _ in range(2):
         claim(database, enlist(database))
-    expire(database, victim.id, 1)
+    expire(database, victim.id, seconds)
     expire(database, model.id, 100)
     stuck = copy_of(database, model.id, count)
     with plain_logs(), refusing(database, model.id):
