@@ -5,7 +5,7 @@ Nothing else writes `jobs.state`.
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, insert, literal, select, type_coerce, update
+from sqlalchemy import Connection, Row, case, func, insert, literal, select, tuple_, type_coerce, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.tables import attempts, job_events, job_requests, jobs
@@ -64,8 +64,16 @@ def return_job(
 
 def end_attempt(connection: Connection, job_id: str, fence: int, outcome: Outcome, code: str | None = None) -> None:
     """Close the attempt's row, once."""
-    mine = (attempts.c.job_id == job_id) & (attempts.c.fence == fence) & attempts.c.ended_at.is_(None)
-    connection.execute(update(attempts).where(mine).values(ended_at=now(), outcome=outcome, error_code=code))
+    end_attempts(connection, [(job_id, fence)], outcome, code)
+
+
+def end_attempts(
+    connection: Connection, names: list[tuple[str, int]], outcome: Outcome, code: str | None = None
+) -> None:
+    """Close the rows of these attempts, named by job and fence, once."""
+    if names:
+        mine = tuple_(attempts.c.job_id, attempts.c.fence).in_(names) & attempts.c.ended_at.is_(None)
+        connection.execute(update(attempts).where(mine).values(ended_at=now(), outcome=outcome, error_code=code))
 
 
 def write_event(connection: Connection, row: Row[Any], kind: str, payload: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, exists, literal, select, tuple_,
 from sqlalchemy.exc import DataError, IntegrityError
 
 from common import failpoints
-from common.db.moves import end_attempt, holds, move_jobs, return_job
+from common.db.moves import end_attempts, move_jobs, return_job
 from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
 from common.db.types import after_now, now
 from common.domain.errors import JobFailure
@@ -59,7 +59,10 @@ def rescue_expired(
     """
     page = _expired(connection, lease_seconds, after)
     tried = [row for row in page if row.id not in leave_out]
-    moved = [row.id for row in tried if _rescue_safely(connection, row, jitter)]
+    groups: dict[_Verdict, list[Row[Any]]] = {}
+    for row in tried:
+        groups.setdefault(_judge(row, jitter), []).append(row)
+    moved = [job_id for verdict, rows in groups.items() for job_id in _rescue_safely(connection, verdict, rows)]
     refused = [row.id for row in tried if row.id not in moved]
     return Rescued(moved, refused, (page[-1].lease_until, page[-1].id) if len(page) == RESCUE_PAGE else None)
 
@@ -135,47 +138,60 @@ def _expired(connection: Connection, lease_seconds: float, after: Cursor | None)
     return list(connection.execute(query))
 
 
-def _rescue_safely(connection: Connection, row: Row[Any], jitter: float) -> bool:
-    """One row that cannot be moved must not hold up the rest of its page."""
-    try:
-        with connection.begin_nested():
-            moved = _rescue(connection, row, jitter)
-            failpoints.hit("sweeper.page")
-            return moved
-    except (IntegrityError, DataError) as error:
-        _log.error("job.not_rescued", job_id=row.id, error=type(error).__name__)
-        return False
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What happens to a job whose worker is gone; `crashes` is 1 when the loss speaks against the job."""
+
+    decision: GiveUp | TryAgain
+    crashes: int
 
 
-def _rescue(connection: Connection, row: Row[Any], jitter: float) -> bool:
+def _judge(row: Row[Any], jitter: float) -> _Verdict:
     joined, alone = row.joined_at is not None, not row.has_company
     end = ProcessEnd(row.ended) if row.ended in set(ProcessEnd) else None  # a later release may know more ends
-    crashes = row.solo_crashes + int(is_solo_crash(joined=joined, alone=alone, end=end))
+    crashes = int(is_solo_crash(joined=joined, alone=alone, end=end))
     decision = after_loss(
         joined=joined,
         alone=alone,
-        solo_crashes=crashes,
+        solo_crashes=row.solo_crashes + crashes,
         tries=row.tries,
         max_tries=row.max_tries,
         jitter=jitter,
         end=end,
     )
-    still_expired = holds(row.id, row.fence) & (jobs.c.lease_until < now())
-    if not _apply(connection, still_expired, decision, crashes):
-        return False
-    code = decision.code if isinstance(decision, GiveUp) else "worker_lost"
-    end_attempt(connection, row.id, row.fence, Outcome.LOST, code)
-    return True
+    return _Verdict(decision, crashes)
 
 
-def _apply(connection: Connection, condition: Any, decision: GiveUp | TryAgain, crashes: int) -> bool:
+def _rescue_safely(connection: Connection, verdict: _Verdict, rows: list[Row[Any]]) -> list[str]:
+    """All rows at once, or one by one: a row that cannot be moved must not hold up the others."""
+    try:
+        with connection.begin_nested():
+            return _rescue(connection, verdict, rows)
+    except (IntegrityError, DataError) as error:
+        if len(rows) > 1:
+            return [job_id for row in rows for job_id in _rescue_safely(connection, verdict, [row])]
+        _log.error("job.not_rescued", job_id=rows[0].id, error=type(error).__name__)
+        return []
+
+
+def _rescue(connection: Connection, verdict: _Verdict, rows: list[Row[Any]]) -> list[str]:
+    held = tuple_(jobs.c.id, jobs.c.fence).in_([(row.id, row.fence) for row in rows])
+    moved = _apply(connection, held & (jobs.c.lease_until < now()), verdict)
+    code = verdict.decision.code if isinstance(verdict.decision, GiveUp) else "worker_lost"
+    end_attempts(connection, [(row.id, row.fence) for row in moved], Outcome.LOST, code)
+    failpoints.hit("sweeper.page")
+    return [row.id for row in moved]
+
+
+def _apply(connection: Connection, condition: Any, verdict: _Verdict) -> list[Row[Any]]:
+    decision, crashes = verdict.decision, jobs.c.solo_crashes + verdict.crashes
+    moved: list[Row[Any]] = []
     if isinstance(decision, GiveUp):
         error = JobFailure(_LOST[decision.code], code=decision.code).as_dict()
         is_wanted = jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at > now())
-        if move_jobs(connection, FAIL, condition & is_wanted, {"error": error, "solo_crashes": crashes}):
-            return True
-        decision = TryAgain()  # not taken: a wish to cancel and a passed deadline come first, on the last try too
+        moved = move_jobs(connection, FAIL, condition & is_wanted, {"error": error, "solo_crashes": crashes})
+        decision = TryAgain()  # for the others: a wish to cancel and a passed deadline come first, on the last try too
     values: dict[str, Any] = {"solo": jobs.c.solo | decision.solo, "solo_crashes": crashes}
     if decision.delay_seconds > 0:
         values |= {"held": "delayed", "run_after": after_now(decision.delay_seconds)}
-    return bool(return_job(connection, RESCUE, condition, values))
+    return moved + return_job(connection, RESCUE, condition, values)
