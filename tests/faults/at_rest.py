@@ -57,7 +57,7 @@ def assert_clean_end(made: Deployment, acknowledged: Collection[str]) -> None:
     """Every invariant holds, every picture is right, and after cleaning no object is without its row."""
     check(made.database, made.store, acknowledged)
     assert list(wrong_in_store(made.database, made.store)) == []
-    settings = made.stack.settings.model_copy(update={"orphan_seconds": 0})
+    settings = made.stack.settings.model_copy(update={"orphan_seconds": 0.001})
     Cleaner(settings, made.database, lambda: made.store).run_once()
     assert orphans(made.database, made.store) == []
     check(made.database, made.store, acknowledged)
