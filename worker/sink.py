@@ -108,12 +108,13 @@ class Sink:
         self._events.put(None)
 
     def release_rest(self) -> None:
-        """At the end of a drain: what the device did not let go of in time goes back with its try. Only after `run`."""
+        """At the end of a drain: what the device did not let go of in time goes back with its try, unless a wish or a
+        failure weighs more. Only after `run`.
+        """
+        self._abandon.set()  # one look at the database, no waiting
         for held in self._roster.held():
             with structlog.contextvars.bound_contextvars(job_id=held.job.id, fence=held.job.fence):
-                self._abandon.set()  # one look at the database, no waiting
-                if not held.is_lost:
-                    self._hand_back(held.job, TryAgain(refund=True), "released")
+                self._conclude_safely(held)
 
     def is_storing(self) -> bool:
         """Whether pictures are on their way to the store, which only the end of the process stops now."""

@@ -1,11 +1,12 @@
 """A small TCP balancer: new connections go to those APIs whose readiness probe is good, as a load balancer does it."""
 
 import asyncio
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final, Self
+from typing import Final
+
+from tests.faults.on_a_loop import OnALoop
 
 _CHECK_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 2.0
@@ -13,7 +14,7 @@ _PIECE_BYTES: Final = 1 << 16
 _PROBE: Final = b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n"
 
 
-class Balancer:
+class Balancer(OnALoop):
     """Listens on `port` of 127.0.0.1 and spreads connections over those of `ports` that were ready at the last look.
 
     Looks ten times a second. A context manager with a thread of its own. It knows nothing of HTTP but the probe: it
@@ -21,11 +22,10 @@ class Balancer:
     """
 
     def __init__(self, ports: Sequence[int]) -> None:
+        super().__init__("balancer")
         self._ports = ports
         self._ready: set[int] = set()
         self._turn = count()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="balancer", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
 
@@ -38,22 +38,6 @@ class Balancer:
     def ready(self) -> frozenset[int]:
         """The ports that get new connections now."""
         return frozenset(self._ready)
-
-    def __enter__(self) -> Self:
-        """Listen."""
-        self._thread.start()
-        self._await(self._begin())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End every connection."""
-        self._await(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _await(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _begin(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)

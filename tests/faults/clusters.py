@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def _launch(command: list[str], log: Path, number: signal.Signals, user: tuple[i
 
 
 @dataclass
-class _Service:
+class _Service(ABC):
     """One process that is started and stopped any number of times, on one port."""
 
     log: Path
@@ -76,9 +77,9 @@ class _Service:
             raise AssertionError(f"{self.log.stem} ended at once:\n{self.log.read_text()[-2000:]}")
         return self.is_answering()
 
+    @abstractmethod
     def is_answering(self) -> bool:
         """Whether it serves now."""
-        raise NotImplementedError
 
     def _end(self, number: signal.Signals) -> None:
         if self.popen is None:

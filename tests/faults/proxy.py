@@ -5,14 +5,14 @@ import random
 import re
 import socket
 import struct
-import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
+
+from tests.faults.on_a_loop import OnALoop
 
 _PIECE_BYTES: Final = 64 * 1024
 _REPLY_SECONDS: Final = 2.0
-_CALL_SECONDS: Final = 10.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -56,7 +56,7 @@ class _Link:
 _PassOn = Callable[[_Link, bytes], Coroutine[Any, Any, None]]
 
 
-class FaultProxy:
+class FaultProxy(OnALoop):
     """Listens on `port` of 127.0.0.1 and passes everything on to `upstream_port`, until told otherwise.
 
     A context manager. Every method may be called from any thread and holds when it returns; faults of several kinds may
@@ -64,10 +64,9 @@ class FaultProxy:
     """
 
     def __init__(self, upstream_port: int, *, seed: int = 0) -> None:
+        super().__init__("fault-proxy")
         self._upstream_port = upstream_port
         self._chance = random.Random(seed)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
         self._latency_seconds = 0.0
@@ -82,18 +81,9 @@ class FaultProxy:
         self._holder.bind(("127.0.0.1", 0))
         self.port = int(self._holder.getsockname()[1])
 
-    def __enter__(self) -> Self:
-        """Listen."""
-        self._thread.start()
-        self._await(self._listen())
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """End every connection."""
-        self._await(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """End every connection and give the port back."""
+        super().__exit__()
         self._holder.close()
 
     @property
@@ -147,11 +137,11 @@ class FaultProxy:
         """End every fault; what a blackhole held back is passed on too."""
         self._do(self._forget_faults)
         if self._server is None:
-            self._await(self._listen())
+            self._await(self._begin())
 
     # What follows runs on the proxy's own thread.
 
-    async def _listen(self) -> None:
+    async def _begin(self) -> None:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
@@ -282,9 +272,6 @@ class FaultProxy:
             return act()
 
         return self._await(on_its_thread())
-
-    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_SECONDS)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
