@@ -69,6 +69,39 @@ class Settings(BaseSettings):
         False,
         description="Whether image URLs may lead to private and loopback addresses and use http; for development.",
     )
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="What webhook secrets are encrypted with, at least 32 characters, the same for API and couriers; "
+        "several separated by commas: the first encrypts, all decrypt. Empty: with SQLite a file in the data folder.",
+    )
+    webhook_schedule: str = Field(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?)*$",
+        description="Pauses between the attempts of a delivery, in seconds (± 20 %).",
+    )
+    webhook_timeout_seconds: float = Field(15, gt=0, description="Longest call of a webhook, in seconds.")
+    webhook_threads: int = Field(32, ge=4, le=256, description="Webhook calls that one courier makes at once.")
+    webhooks_per_host: int = Field(4, ge=1, le=64, description="Webhook calls to one host at once, over all couriers.")
+    webhook_disable_seconds: float = Field(
+        432000, gt=0, description="A webhook that failed at every call for so long is disabled, in seconds."
+    )
+    webhook_rotation_seconds: float = Field(
+        86400, ge=0, description="How long a replaced webhook secret still signs beside the new one, in seconds."
+    )
+    delivery_log_seconds: float = Field(
+        1209600, gt=0, description="How long a delivery stays in the log after its end, in seconds."
+    )
+    stream_ping_seconds: float = Field(15, gt=0, description="Between two comments on a silent stream, in seconds.")
+    stream_stall_seconds: float = Field(
+        20, gt=0, description="A stream whose reader takes nothing for so long is dropped, in seconds."
+    )
+    stream_seconds: float = Field(
+        900, gt=0, description="Longest life of a stream, in seconds; its client then connects again and loses nothing."
+    )
+    max_waiters: int = Field(
+        4000, ge=1, description="Streams and long polls that one API process holds at once; further ones are refused."
+    )
     courier_threads: int = Field(4, ge=1, le=64, description="Errands that one courier runs at once.")
     result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
 
@@ -174,6 +207,11 @@ class Settings(BaseSettings):
         return self.broker_url or "filesystem://"
 
     @property
+    def webhook_pauses(self) -> tuple[float, ...]:
+        """Seconds between the attempts of a delivery; there is one attempt more than pauses."""
+        return tuple(float(pause) for pause in self.webhook_schedule.split(","))
+
+    @property
     def store(self) -> str:
         """The object store URL in use."""
         return self.store_url or (self.data_dir.resolve() / "store").as_uri()
@@ -191,14 +229,11 @@ def load_settings(**overrides: object) -> Settings:
 
 def child_environment(settings: Settings, **extra: str) -> dict[str, str]:
     """The environment of a child process that must see exactly these settings, and `extra` over them."""
-    own = {
-        f"DARKROOM_{name.upper()}": str(value)
-        for name, value in settings.model_dump().items()
-        if _passes_on(name, value)
-    }
-    token = {"HF_TOKEN": settings.hf_token.get_secret_value()} if settings.hf_token else {}
-    return {**os.environ, **own, **token, **extra}
+    own = {f"DARKROOM_{name.upper()}": str(value) for name, value in settings.model_dump().items() if _passes_on(value)}
+    secrets = {"HF_TOKEN": settings.hf_token, "DARKROOM_SECRET_KEY": settings.secret_key}
+    told = {name: secret.get_secret_value() for name, secret in secrets.items() if secret}
+    return {**os.environ, **own, **told, **extra}
 
 
-def _passes_on(name: str, value: object) -> bool:
-    return name != "hf_token" and value is not None and value != ""
+def _passes_on(value: object) -> bool:
+    return value is not None and value != "" and not isinstance(value, SecretStr)

@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 from api.auth import Reader, Writer
 from api.bodies import Body, read_body, read_json_body
 from api.dependencies import ServicesDep, accepts_query, base_url, refuse_body, room_for_a_body
-from api.presenters import job_etag, job_url, present_job
 from api.routes.responses import PROBLEMS, has_match, job_response, not_modified, refusals
 from api.schemas.job import DryRun, Job, JobPage
 from api.schemas.job_edits import JobEditRequest, RetryRequest
@@ -26,6 +25,7 @@ from api.use_cases.submit_job import Submission, Submitted, preview_submit, subm
 from api.validation import parse_as, parse_job_request
 from common.clock import utc_now
 from common.domain.errors import Invalid, Problem
+from common.job_document import job_etag, job_url, present_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 

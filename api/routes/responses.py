@@ -6,10 +6,10 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from api.dependencies import base_url
-from api.presenters import job_etag, present_job
 from api.schemas.problem import ProblemDocument
 from common.clock import utc_now
 from common.domain.snapshot import JobSnapshot
+from common.job_document import job_etag, present_job
 
 Documented = dict[int | str, dict[str, Any]]
 

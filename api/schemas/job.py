@@ -12,9 +12,13 @@ class Answer(BaseModel):
 
 
 class Queue(Answer):
-    """Where a queued job stands; null where it is not known."""
+    """Where a queued job stands, by a look that is at most a second old; null where it is not known.
+
+    `position` counts the jobs before it, or with `is_lower_bound` at least so many.
+    """
 
     position: int | None
+    is_lower_bound: bool
     eta_seconds: float | None
 
 
@@ -59,6 +63,7 @@ class JobUrls(Answer):
     """Where to go from here."""
 
     self: str
+    events: str
     cancel: str
     retry: str
     preview: str

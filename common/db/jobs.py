@@ -34,9 +34,12 @@ def insert_job(connection: Connection, job: NewJob) -> None:
 def find_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnapshot | None:
     """The job as it is now, or None when this tenant has no such job."""
     row = connection.execute(_snapshots().where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id)).one_or_none()
-    if row is None:
-        return None
-    return _snapshot(row, _images_of(connection, [row.id]), _grids_of(connection, [row.id]))
+    return None if row is None else _with_results(connection, [row])[0]
+
+
+def find_jobs(connection: Connection, job_ids: list[str]) -> list[JobSnapshot]:
+    """These jobs as they are now, of whatever tenant; unknown ids are left out."""
+    return _with_results(connection, list(connection.execute(_snapshots().where(jobs.c.id.in_(job_ids)))))
 
 
 def list_jobs(
@@ -50,10 +53,7 @@ def list_jobs(
     query = _snapshots().where(mine).order_by(jobs.c.id.desc()).limit(limit)
     if after is not None:
         query = query.where(jobs.c.id < after)
-    rows = list(connection.execute(query.where(*matching(filters))))
-    ids = [row.id for row in rows]
-    results, grids = _images_of(connection, ids), _grids_of(connection, ids)
-    return [_snapshot(row, results, grids) for row in rows]
+    return _with_results(connection, list(connection.execute(query.where(*matching(filters)))))
 
 
 def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
@@ -148,12 +148,21 @@ def _snapshots() -> Any:
             job_progress.c.stage,
             job_progress.c.step,
             job_progress.c.steps,
+            job_progress.c.seq,
+            job_progress.c.preview_seq,
             attempts.c.joined_at,
         )
         .join(job_requests, job_requests.c.job_id == jobs.c.id)
         .outerjoin(job_progress, progress)
         .outerjoin(attempts, (attempts.c.job_id == jobs.c.id) & (attempts.c.fence == jobs.c.fence))
     )
+
+
+def _with_results(connection: Connection, rows: list[Row[Any]]) -> list[JobSnapshot]:
+    """The snapshots of these rows; only what has succeeded has results to look for."""
+    done = [row.id for row in rows if row.state == JobState.SUCCEEDED]
+    results, grids = (_images_of(connection, done), _grids_of(connection, done)) if done else ({}, {})
+    return [_snapshot(row, results.get(row.id, []), grids.get(row.id)) for row in rows]
 
 
 def _images_of(connection: Connection, job_ids: list[str]) -> dict[str, list[StoredImage]]:
@@ -183,17 +192,23 @@ def _grid(row: Row[Any]) -> StoredImage:
     return StoredImage(GRID_INDEX, row.key, 0, row.width, row.height, kind, row.bytes, row.sha256)
 
 
-def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]], grids: dict[str, StoredImage]) -> JobSnapshot:
+def _snapshot(row: Row[Any], results: list[StoredImage], grid: StoredImage | None) -> JobSnapshot:
+    progress = _progress(row)
     return JobSnapshot(
         id=row.id,
         tenant_id=row.tenant_id,
+        pool=row.pool,
         state=JobState(row.state),
+        held=row.held,
         version=row.version,
         attempt=row.attempt,
         lane=row.lane,
+        vtime=row.vtime,
+        cost=row.cost,
         device=row.device,
         created_at=row.created_at,
         started_at=row.started_at,
+        joined_at=row.joined_at,
         finished_at=row.finished_at,
         deadline_at=row.deadline_at,
         expires_at=row.expires_at,
@@ -203,9 +218,11 @@ def _snapshot(row: Row[Any], results: dict[str, list[StoredImage]], grids: dict[
         warnings=row.warnings,
         error=row.error,
         metrics=row.metrics or {},
-        images=results[row.id],
-        grid=grids.get(row.id),
-        progress=_progress(row),
+        images=results,
+        grid=grid,
+        progress=progress,
+        progress_seq=(row.seq or 0) if progress else 0,
+        preview_tag=f'"{row.fence}.{row.preview_seq}"' if progress and row.preview_seq else None,
         batch_id=row.batch_id,
         retry_of=row.retry_of,
         external_id=row.external_id,

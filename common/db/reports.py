@@ -14,7 +14,9 @@ def report_preview(connection: Connection, job_id: str, fence: int, preview: byt
         connection.execute(text("SET LOCAL synchronous_commit = off"))
     mine = (job_progress.c.job_id == job_id) & (job_progress.c.fence == fence)
     is_kept = exists().where(jobs.c.id == job_id, jobs.c.erased_at.is_(None))
-    connection.execute(update(job_progress).where(mine, is_kept).values(preview=preview))
+    connection.execute(
+        update(job_progress).where(mine, is_kept).values(preview=preview, preview_seq=job_progress.c.preview_seq + 1)
+    )
 
 
 def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: int, seq: int, at: Progress) -> None:
@@ -23,13 +25,16 @@ def report_progress(connection: Connection, tenant_id: str, job_id: str, fence: 
         connection.execute(text("SET LOCAL synchronous_commit = off"))
     row = {"job_id": job_id, "tenant_id": tenant_id, "fence": fence, "seq": seq, "updated_at": now()}
     row |= {"stage": at.stage, "step": at.step, "steps": at.steps}
-    preview = case((job_progress.c.fence == fence, job_progress.c.preview), else_=null())
+    is_same = job_progress.c.fence == fence
+    preview = {
+        "preview": case((is_same, job_progress.c.preview), else_=null()),
+        "preview_seq": case((is_same, job_progress.c.preview_seq), else_=0),
+    }
     statement = upsert(connection, job_progress).values(row)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[job_progress.c.job_id],
-            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}}
-            | {"preview": preview},
+            set_={name: value for name, value in row.items() if name not in {"job_id", "tenant_id"}} | preview,
             where=job_progress.c.fence <= fence,
         )
     )

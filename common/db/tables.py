@@ -3,7 +3,7 @@
 One file although it is long: it is the contract between all parts, and foreign keys go across it.
 """
 
-from sqlalchemy import CheckConstraint, Column, Index, LargeBinary, MetaData, Table, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, LargeBinary, MetaData, Table, UniqueConstraint, text
 
 from common.db.columns import (
     created_at,
@@ -81,6 +81,9 @@ workers = Table(
     text_column("device", "device as the operator names it, such as `cuda:1`"),
     text_column("state", "`ready` or `draining`"),
     document("resident", "ids of the models in memory"),
+    document(
+        "paces", "measured device seconds per megapixel and step, by model; null: nothing measured", nullable=True
+    ),
     number("served_vtime", "largest first-in-order start tag that it claimed", 0.0),
     moment("started_at", "when the process started", nullable=False, default=now()),
     moment("heartbeat_at", "last heartbeat", nullable=False, default=now()),
@@ -237,6 +240,7 @@ job_progress = Table(
     integer("step", "steps done, over all frames"),
     integer("steps", "steps to do, over all frames"),
     Column("preview", LargeBinary, nullable=True, comment="newest preview, JPEG"),
+    integer("preview_seq", "grows with every preview of the attempt; 0: none", 0),
     moment("updated_at", "when reported", nullable=False),
     comment="How far a running job is; may be lost. Written by the worker's heartbeat thread.",
 )
@@ -425,14 +429,23 @@ webhooks = Table(
     tenant_id(),
     job_id(nullable=True),
     text_column("url", "where to"),
+    text_column("description", "for people", nullable=True),
     document("events", "kinds that it wants"),
     Column("secret", LargeBinary, nullable=False, comment="signing secret, encrypted"),
     Column("old_secret", LargeBinary, nullable=True, comment="previous secret while it rotates, encrypted"),
     moment("old_secret_until", "end of the rotation"),
     moment("disabled_at", "no deliveries since then"),
+    text_column("disabled_reason", "`gone` (it answered 410) or `failing` (for days)", nullable=True),
     moment("failing_since", "first of an unbroken row of failures"),
     created_at(),
-    Index(None, "tenant_id", "id"),
+    Index(
+        "ix_webhooks_standing",
+        "tenant_id",
+        "id",
+        postgresql_where=text("job_id IS NULL"),
+        sqlite_where=text("job_id IS NULL"),
+    ),
+    Index(None, "job_id"),
     comment="Standing endpoints and those of single jobs. Written by the webhook routes, submit and courier.",
 )
 
@@ -441,25 +454,40 @@ deliveries = Table(
     metadata,
     text_column("id", "delivery id", primary_key=True),
     tenant_id(),
-    text_column("webhook_id", "endpoint"),
+    text_column("webhook_id", "endpoint", ForeignKey("webhooks.id", ondelete="CASCADE")),
+    text_column("subject_id", "job or batch that the event is of; null for `webhook.test`", nullable=True),
+    integer("version", "version of the subject after the event", nullable=True),
     text_column("event_id", "the `webhook-id` header, same over retries"),
     text_column("kind", "event kind"),
     text_column("host", "receiver's host, for the limit of calls in flight"),
-    document("body", "what is sent", nullable=True),
+    text_column("body", "what is sent, from the first attempt on; emptied by erasure", nullable=True),
     text_column("state", "`pending`, `delivered`, `failed` or `disabled`"),
     integer("attempt", "attempts so far", 0),
-    moment("next_at", "not before"),
+    moment("next_at", "not before; while a courier holds it, the end of that lease"),
     text_column("worker_id", "courier that holds it", nullable=True),
     moment("lease_until", "that courier is presumed dead after this"),
     document("log", "per attempt: moment, status, milliseconds, first 1 kB"),
     created_at(),
+    moment("ended_at", "when it was delivered or given up"),
     UniqueConstraint("webhook_id", "event_id"),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed', 'disabled')", name="state"),
+    CheckConstraint("(worker_id IS NULL) = (lease_until IS NULL)", name="lease"),
     Index(
         "ix_deliveries_due",
+        "host",
+        "tenant_id",
         "next_at",
         postgresql_where=text("state = 'pending'"),
         sqlite_where=text("state = 'pending'"),
     ),
+    Index(
+        "ix_deliveries_held",
+        "lease_until",
+        postgresql_where=text("lease_until IS NOT NULL"),
+        sqlite_where=text("lease_until IS NOT NULL"),
+    ),
     Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "subject_id", "id"),
+    Index(None, "ended_at"),
     comment="One row per event and endpoint. Written with the event; worked off by couriers.",
 )
