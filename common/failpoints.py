@@ -31,6 +31,7 @@ NAMES: Final = frozenset(
         "worker.in_commit",  # everything of the end is written; what follows is COMMIT
         "worker.committed",  # the end is committed, the process does not know what comes next
         "sweeper.page",  # some rows of a page are rescued, not committed
+        "courier.posted",  # a webhook was called, its delivery does not know
         "courier.stored",  # a fetched image lies in the store, its job does not know
         "cleaner.deleting",  # an object is deleted, its row is not
     }

@@ -1,4 +1,4 @@
-"""The courier's errands: images given by URL; webhooks and batch validation each add one here with their issue.
+"""The courier's errands: images given by URL; batch validation adds one here. Webhooks go by `courier.dispatch`.
 
 An errand looks for one piece of due work under a lease of its own, does it, and returns how many it did.
 """

@@ -25,11 +25,13 @@ from common.logging import configure_logging
 from common.outbound.fetching import Outbound
 from common.outbound.policy import outbound_policy
 from common.queue.celery_app import COURIER_QUEUE, create_celery, quiet_celery
-from common.queue.consuming import consume
+from common.queue.consuming import consume, keep_signals
 from common.queue.doorbell import open_doorbell
 from common.queue.hearing import hear
 from common.settings import Settings
 from common.storage.open import open_store
+from common.vault import open_vault
+from courier.dispatch import Dispatcher
 from courier.errands import ERRANDS
 from courier.tools import Tools
 
@@ -37,36 +39,42 @@ _log = structlog.get_logger()
 
 
 class Courier:
-    """Runs errands as long as there are any, then waits for a bell."""
+    """Runs errands as long as there are any, then waits for a bell; beside them webhooks are sent."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._settings = tools.settings
         self._bell = threading.Event()
         self._stop = threading.Event()
+        self._dispatcher = Dispatcher(tools)
         self._threads = [
             threading.Thread(target=self._run, name=f"courier-{number}", daemon=True)
             for number in range(self._settings.courier_threads)
         ]
 
     def start(self) -> None:
-        """Begin to run errands, on several threads: one slow host must not hold up the others."""
+        """Begin to run errands, on several threads: one slow host must not hold up the others. And to send webhooks."""
+        self._dispatcher.start()
         for thread in self._threads:
             thread.start()
 
     def ring(self) -> None:
-        """There may be an errand."""
+        """There may be an errand, or something to send."""
         self._bell.set()
+        self._dispatcher.ring()
 
     def stop(self) -> None:
-        """Finish the errands in hand, then stop. Returns at once when a stop is under way already."""
+        """Finish the errands and calls in hand, then stop. Returns at once when a stop is under way already."""
         if self._stop.is_set():
             return
+        _log.info("courier.draining")
         self._stop.set()
         self._bell.set()
+        self._dispatcher.stop()
         ends_at = monotonic_seconds() + self._settings.drain_seconds
         for thread in self._threads:
             thread.join(max(0.0, ends_at - monotonic_seconds()))
+        self._dispatcher.join(ends_at - monotonic_seconds())
 
     def is_stopped(self) -> bool:
         """Whether it was asked to stop."""
@@ -110,13 +118,16 @@ def _serve(settings: Settings, courier: Courier) -> None:
         courier.stop()
 
     worker_shutting_down.connect(drain, weak=False)
+    keep_signals()
     courier.start()
     _log.info("courier.started", errands=len(ERRANDS))
     consume(app, f"courier-{os.getpid()}@{socket.gethostname()}", is_over=courier.is_stopped)
 
 
 def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
-    database = Database(settings.database, pool_size=settings.courier_threads + 1)
+    # Calls need a connection for moments only: what the pool may overflow by is enough for all of them.
+    connections = settings.courier_threads + 2 + settings.webhook_threads // 2
+    database = Database(settings.database, pool_size=connections)
     stack.callback(database.close)
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     decoder = stack.enter_context(ImageDecoder(processes=settings.decoders, limits=limits))
@@ -128,6 +139,7 @@ def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
         store=open_store(settings.store, settings.store_public_url),
         decoder=decoder,
         outbound=Outbound(outbound_policy(settings)),
+        vault=open_vault(settings),
         doorbell=doorbell,
         catalogue=load_catalogue(settings),
         worker_id=new_id("wrk"),

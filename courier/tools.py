@@ -9,6 +9,7 @@ from common.images.untrusted import DecodedImage
 from common.outbound.fetching import Outbound
 from common.settings import Settings
 from common.storage.port import ObjectStore
+from common.vault import Vault
 
 
 class Decoder(Protocol):
@@ -34,6 +35,7 @@ class Tools:
     store: ObjectStore
     decoder: Decoder
     outbound: Outbound
+    vault: Vault
     doorbell: Bell
     catalogue: Catalogue
     worker_id: str

@@ -11,6 +11,7 @@ import structlog
 from common import failpoints
 from common.db import rescue
 from common.db.engine import Contention, Database
+from common.db.forgetting import forget_deliveries, forget_job_webhooks
 from common.db.intakes import forget_intakes
 from common.db.uploads import forget_expired
 from common.db.workers import count_live
@@ -36,13 +37,17 @@ class Sweeper:
         self._database = database
         self._doorbell = doorbell
         self._refused: dict[str, float] = {}
+        self._webhooks_looked_to = ""
 
     def run_once(self) -> int:
         """One sweep, each page in a transaction of its own. Returns how many jobs moved. Raises `Unavailable`.
 
         What one part stumbles over keeps no other from its work.
         """
-        return sum(self._guarded(part) for part in (self._rescue_all, self._end_all, self._release_all, self._forget))
+        moved = sum(self._guarded(part) for part in (self._rescue_all, self._end_all, self._release_all, self._forget))
+        if moved:
+            self._doorbell.ring_courier()  # webhooks want to know
+        return moved
 
     def _guarded(self, part: Callable[[], int]) -> int:
         try:
@@ -94,7 +99,16 @@ class Sweeper:
         for forget_page in (rescue.forget_idempotency_keys, forget_expired, forget_intakes):
             while self._database.transact(forget_page):
                 pass
+        self._forget_webhooks()
         return 0
+
+    def _forget_webhooks(self) -> None:
+        log_seconds, after = self._settings.delivery_log_seconds, self._webhooks_looked_to
+        while self._database.transact(lambda connection: forget_deliveries(connection, log_seconds)):
+            pass
+        self._webhooks_looked_to = self._database.transact(
+            lambda connection: forget_job_webhooks(connection, log_seconds, after)
+        )
 
 
 def run(settings: Settings) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, case, delete, select, update
 
 from common.db.jobs import cancel_job
+from common.db.outcomes import scrub_deliveries
 from common.db.tables import intakes, job_events, job_progress, job_requests, jobs
 from common.db.types import now
 from common.domain.errors import TITLES
@@ -28,6 +29,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
     cancel_job(connection, tenant_id, job_id)
     _empty_request(connection, job_id)
     scrub_errors(connection, job_id)
+    scrub_deliveries(connection, job_id)
     for table in (intakes, job_progress):
         connection.execute(delete(table).where(table.c.job_id == job_id))
     return True

@@ -1,4 +1,5 @@
-"""Applying a move of the lifecycle: one conditional UPDATE, one event per moved job, in the caller's transaction.
+"""Applying a move of the lifecycle: one conditional UPDATE, one event per moved job and its deliveries, in the
+caller's transaction.
 
 Nothing else writes `jobs.state`.
 """
@@ -8,10 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, func, insert, literal, select, tuple_, type_coerce, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from common.db.announcing import Event, announce_events
 from common.db.tables import attempts, job_events, job_requests, jobs
 from common.db.types import Document, after_now, now
 from common.domain.errors import JobFailure
 from common.domain.lifecycle import TERMINAL_EVENTS, JobState, Move, Outcome
+from common.domain.webhook_events import STARTED_EVENT
 
 Condition = ColumnElement[bool]
 
@@ -77,12 +80,15 @@ def end_attempts(
 
 
 def write_event(connection: Connection, row: Row[Any], kind: str, payload: dict[str, Any]) -> None:
-    """One row of the outbox for a job that just moved to `row.version`."""
+    """One row of the outbox, and its deliveries, for a job that just moved to `row.version`."""
     connection.execute(
         insert(job_events).values(
             job_id=row.id, tenant_id=row.tenant_id, version=row.version, kind=kind, payload=payload
         )
     )
+    # It is told once, at the first join.
+    if kind != STARTED_EVENT or row.attempt == 1:
+        announce_events(connection, [Event(row.tenant_id, row.id, row.version, kind)])
 
 
 def _apply(connection: Connection, move: Move, condition: Condition, values: dict[str, Any]) -> list[Row[Any]]:
@@ -94,7 +100,9 @@ def _apply(connection: Connection, move: Move, condition: Condition, values: dic
     )
     rows = list(connection.execute(statement))
     if rows:
-        connection.execute(insert(job_events), [_event_of(move, row) for row in rows])
+        events = [_event_of(move, row) for row in rows]
+        connection.execute(insert(job_events), events)
+        announce_events(connection, [Event(e["tenant_id"], e["job_id"], e["version"], e["kind"]) for e in events])
     return rows
 
 

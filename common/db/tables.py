@@ -463,6 +463,7 @@ deliveries = Table(
     text_column("body", "what is sent, from the first attempt on; emptied by erasure", nullable=True),
     text_column("state", "`pending`, `delivered`, `failed` or `disabled`"),
     integer("attempt", "attempts so far", 0),
+    integer("schedule_from", "attempts before the schedule began, which a redelivery begins anew", 0),
     moment("next_at", "not before; while a courier holds it, the end of that lease"),
     text_column("worker_id", "courier that holds it", nullable=True),
     moment("lease_until", "that courier is presumed dead after this"),

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer
+from sqlalchemy import JSON, BigInteger, Connection, DateTime, Dialect, Integer, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement, FunctionElement
@@ -39,6 +39,11 @@ class after_now(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL funct
 def now() -> ColumnElement[datetime]:
     """The database clock."""
     return after_now(0)
+
+
+def read_clock(connection: Connection) -> datetime:
+    """The database clock, as a value."""
+    return connection.execute(select(now())).scalar_one()
 
 
 @compiles(after_now, "postgresql")

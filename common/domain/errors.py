@@ -103,7 +103,7 @@ TITLES = {
     "forbidden": "The key does not allow this",
     "not_found": "There is no such thing",
     "idempotency_in_flight": "The first request with this key is still being written",
-    "not_editable": "The job can no longer be changed",
+    "not_editable": "Its state does not allow this",
     "gone": "It has been erased",
     "payload_too_large": "The body is too large",
     "unsupported_media_type": "The content type is not supported",

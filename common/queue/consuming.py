@@ -1,5 +1,8 @@
 """Running Celery's solo worker for doorbells, and running it again when the broker made it give up."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from itertools import chain, repeat
@@ -8,8 +11,19 @@ import structlog
 from celery import Celery
 
 _PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)
+_AGAIN_SECONDS = 0.1
 
 _log = structlog.get_logger()
+
+
+def keep_signals() -> None:
+    """A signal that arrives while there is something to lose and nobody listens yet is sent again until Celery does."""
+
+    def come_again(*_: object) -> None:
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, come_again)
 
 
 def consume(app: Celery, name: str, *, is_over: Callable[[], bool]) -> None:

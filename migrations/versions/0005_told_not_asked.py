@@ -71,6 +71,13 @@ def _create_deliveries() -> None:
         sa.Column("state", sa.Text(), nullable=False, comment="`pending`, `delivered`, `failed` or `disabled`"),
         sa.Column("attempt", types.Whole, server_default=sa.text("0"), nullable=False, comment="attempts so far"),
         sa.Column(
+            "schedule_from",
+            types.Whole,
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="attempts before the schedule began, which a redelivery begins anew",
+        ),
+        sa.Column(
             "next_at",
             types.Timestamp(),
             nullable=True,

@@ -1,6 +1,7 @@
 """The ten invariants of a deployment at rest, checked on its rows, its objects and what its clients were told.
 
-Each is one function from the facts to the violations that it found, in words. Webhooks are not looked at yet.
+Each is one function from the facts to the violations that it found, in words. Those of webhooks are in
+`tests.faults.webhook_invariants`.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from common.domain.params import EditParams
 from common.storage.port import ObjectMissing, ObjectStore
 from sweeper.cleaner import OWNER_KEY
 from tests.faults.clients import History
+from tests.faults.receiver import Received
+from tests.faults.webhook_invariants import webhook_violations
 
 _SHOWN: Final = 40
 _GET_THREADS: Final = 8
@@ -54,22 +57,33 @@ class Facts:
 
 
 def check(
-    database: Database, store: ObjectStore, acknowledged: Collection[str], *, history: History | None = None
+    database: Database,
+    store: ObjectStore,
+    acknowledged: Collection[str],
+    *,
+    history: History | None = None,
+    received: Sequence[Received] | None = None,
 ) -> None:
     """Raise one AssertionError with every violation of I1 to I6, I9 and the rows of I10.
 
-    `acknowledged` are the ids that clients were given; `history` adds I8, what they saw when they looked. What attempts
-    that did not win have left in the store is no violation before the cleaner has passed: see `orphans`. `wrong_counts`
-    (I7) and `foreign_answers` (I10) ask an API.
+    `acknowledged` are the ids that clients were given; `history` adds I8, what they saw when they looked; `received` I4
+    and I8 of webhooks, what a receiver of all of them was told. What attempts that did not win have left in the store
+    is no violation before the cleaner has passed: see `orphans`. `wrong_counts` (I7) and `foreign_answers` (I10) ask an
+    API.
     """
-    found = list(violations(database, store, acknowledged, history=history))
+    found = list(violations(database, store, acknowledged, history=history, received=received))
     if found:
         more = f"\n… and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise AssertionError(f"{len(found)} violations:\n" + "\n".join(found[:_SHOWN]) + more)
 
 
 def violations(
-    database: Database, store: ObjectStore, acknowledged: Collection[str], *, history: History | None = None
+    database: Database,
+    store: ObjectStore,
+    acknowledged: Collection[str],
+    *,
+    history: History | None = None,
+    received: Sequence[Received] | None = None,
 ) -> Iterator[str]:
     """The same one by one."""
     facts = read_facts(database)
@@ -80,6 +94,8 @@ def violations(
     yield from _strange_orphans(facts, store)
     if history is not None:
         yield from _disagreeing_polls(facts, history)
+    if received is not None:
+        yield from webhook_violations(database, received)
 
 
 def read_facts(database: Database) -> Facts:

@@ -16,9 +16,11 @@ from common.images.sandbox import ImageDecoder, ImageLimits
 from common.outbound.fetching import Outbound
 from common.settings import Settings
 from common.storage.local import LocalStore
+from common.vault import open_vault
 from courier.tools import Tools
 from tests.making import make_job
 from tests.unit.api.fakes import RecordingBell
+from tests.unit.outbound.certificates import Authority
 from tests.unit.outbound.hosts import Answers
 from tests.unit.outbound.loopback import HERE, TRAP, policy
 
@@ -30,6 +32,11 @@ REQUEST = {"prompt": "a red circle", "model": "demo", "strength": 0.5, "num_infe
 def decoder() -> Iterator[ImageDecoder]:
     with ImageDecoder(limits=ImageLimits(max_bytes=MAX_BYTES)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
@@ -45,6 +52,7 @@ def make_tools(sqlite_database: Database, decoder: ImageDecoder, tmp_path: Path)
             "store": LocalStore(tmp_path / "store"),
             "decoder": decoder,
             "outbound": Outbound(policy(*ports), answers),
+            "vault": open_vault(settings),
             "doorbell": RecordingBell(),
             "catalogue": load_catalogue(settings),
             "worker_id": "wrk_a",
