@@ -80,3 +80,4 @@ def _is_local(url: str) -> bool:
 
 Reader = Annotated[Caller, requires("jobs:read")]
 Writer = Annotated[Caller, requires("jobs:write")]
+WebhookOwner = Annotated[Caller, requires("webhooks")]

@@ -17,8 +17,6 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_PROBLEMS: Final = 20
 _MAX_ECHO: Final = 80
 _OWN_CODES: Final = frozenset({"validation_error", "image_unreadable", "image_too_large"})
-# Fields of the surface that is to come, so that who reads about them is not told that they never were.
-_LATER: Final = frozenset({"/webhook"})
 _LIMITS: Final = (
     "minimum",
     "exclusiveMinimum",
@@ -27,6 +25,7 @@ _LIMITS: Final = (
     "multipleOf",
     "minLength",
     "maxLength",
+    "minItems",
     "maxItems",
     "maxProperties",
 )
@@ -46,6 +45,7 @@ _PHRASES: Final = {
     "multipleOf": "a multiple of {}",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
+    "minItems": "at least {} items",
     "maxItems": "at most {} items",
     "maxProperties": "at most {} keys",
 }
@@ -83,8 +83,6 @@ def unknown_name(pointer: str, name: str, known: Sequence[str]) -> Problem:
     """The problem of a name that does not exist, with the known name that it was most likely meant to be."""
     shown = clip(name)
     detail = f"there is no {shown!r}"
-    if pointer in _LATER:
-        detail += " in this release"
     guess = nearest(shown, known)
     detail += f"; did you mean {guess!r}?" if guess else ""
     return Problem(pointer, "unknown_field", detail, None if guess else sorted(known), guess)

@@ -12,7 +12,7 @@ class Answer(BaseModel):
 
 
 class Queue(Answer):
-    """Where a queued job stands, by a look that is at most a second old; null where it is not known.
+    """Where a queued job stands, by a look that is at most a second old; null where it is not known, and in lists.
 
     `position` counts the jobs before it, or with `is_lower_bound` at least so many.
     """
@@ -113,7 +113,7 @@ class JobPage(Answer):
 
 
 class Estimate(Answer):
-    """Seconds; null where it is not known."""
+    """Seconds until a job of this priority, submitted now, would start, null without workers; and on the device."""
 
     queue_seconds: float | None
     run_seconds: float

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from api.schemas.base import Strict, Text, check_text
 from api.schemas.images import ImageSource
+from api.schemas.webhooks import JobWebhookRequest
 from common.domain.capabilities import SCHEDULERS
 from common.domain.params import SEED_LIMIT
 from common.domain.sizes import MAX_SIDE, MIN_SIDE, SIZE_STEP
@@ -119,6 +120,7 @@ class JobRequest(StepFields):
         WEEK_SECONDS, ge=1, le=WEEK_SECONDS, description="Seconds from submit after which the job fails."
     )
     deterministic: bool = Field(False, description="Share no forward pass; byte-equal on the same kind of device.")
+    webhook: JobWebhookRequest | None = Field(None, description="Where to tell of this job, signed and retried.")
     tags: list[Tag] = Field(default_factory=list, max_length=10)
     metadata: dict[Tag, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Your own keys, echoed everywhere."

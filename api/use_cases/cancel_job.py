@@ -21,4 +21,6 @@ def cancel_job(services: Services, caller: Caller, job_id: str) -> JobSnapshot:
             write_wish(connection, caller.tenant_id, job_id)
         return require_job(connection, caller.tenant_id, job_id)
 
-    return services.database.transact(work)
+    job = services.database.transact(work)
+    services.doorbell.ring_courier()  # webhooks want to know
+    return job

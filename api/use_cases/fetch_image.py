@@ -1,5 +1,6 @@
 """Handing out a result."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,8 +58,18 @@ def read_result(services: Services, image: StoredImage) -> bytes:
         raise NotFound("the image is no longer stored", code="gone") from None
 
 
-def look_at_preview(services: Services, caller: Caller, job_id: str) -> bytes | None:
-    """The newest preview (JPEG) of a running job, None when there is none. Raises `NotFound`."""
+def look_at_preview(
+    services: Services, caller: Caller, job_id: str, is_known: Callable[[str], bool]
+) -> tuple[str, bytes | None] | None:
+    """The tag of the newest preview of a running job and its bytes (JPEG), None when there is none.
+
+    The bytes are None, and not read, where the tag is known. Raises `NotFound`.
+    """
     with services.database.read() as connection:
-        require_job(connection, caller.tenant_id, job_id)
-        return find_preview(connection, caller.tenant_id, job_id)
+        tag = require_job(connection, caller.tenant_id, job_id).preview_tag
+        if tag is None:
+            return None
+        if is_known(tag):
+            return tag, None
+        picture = find_preview(connection, caller.tenant_id, job_id)
+    return None if picture is None else (tag, picture)

@@ -10,6 +10,7 @@ from api.dependencies import Services
 from common.db.jobs import find_job, list_jobs
 from common.db.tenants import Caller
 from common.domain.errors import NotFound
+from common.domain.outlook import Outlook
 from common.domain.snapshot import JobSnapshot
 from common.ids import is_id
 
@@ -32,10 +33,11 @@ def require_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnaps
     return job
 
 
-def look_at_job(services: Services, caller: Caller, job_id: str) -> JobSnapshot:
-    """The job as it is now; raises `NotFound`."""
+def look_at_job(services: Services, caller: Caller, job_id: str) -> tuple[JobSnapshot, Outlook]:
+    """The job as it is now, and what it may expect; raises `NotFound`."""
     with services.database.read() as connection:
-        return require_job(connection, caller.tenant_id, job_id)
+        job = require_job(connection, caller.tenant_id, job_id)
+    return job, services.outlooks.of(job)
 
 
 def look_at_jobs(

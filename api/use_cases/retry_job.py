@@ -10,6 +10,7 @@ from api.dependencies import Services
 from api.schemas.images import ImageSource
 from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency
+from api.use_cases.job_webhook import carry_webhook, prepare_webhook
 from api.use_cases.look_up import require_job
 from api.use_cases.plan_job import bounded_lane, choose_lane
 from api.use_cases.resolve_input import PreparedInput, prepare_input
@@ -17,6 +18,7 @@ from api.use_cases.submit_job import ROLES, Draft, Prepared, Submitted, accept_j
 from api.validation import parse_job_request, pointer_to, unknown_name
 from common.db.jobs import find_request
 from common.db.tenants import Caller
+from common.db.webhooks import NewWebhook
 from common.domain.errors import Conflict, Invalid, NotFound
 from common.domain.fairness import Lane
 from common.domain.job import AcceptedRequest
@@ -40,7 +42,8 @@ class Retry:
 def retry_job(services: Services, caller: Caller, retry: Retry) -> Submitted:
     """Accept the new job, as `submit_job` does; tries and deadline start anew.
 
-    The seed that the first job was told stays unless overridden, and so do its inputs, as they were prepared then.
+    The seed that the first job was told stays unless overridden, and so do its inputs, as they were prepared then, and
+    its webhook.
     Raises what `submit_job` raises, with pointers into `/overrides`; `NotFound`; `Conflict` unless the job failed or
     was canceled.
     """
@@ -56,6 +59,7 @@ def retry_job(services: Services, caller: Caller, retry: Retry) -> Submitted:
             idempotency=retry.idempotency,
             random_seed=_random_seed(job, accepted, retry.overrides),
             retry_of=job.id,
+            webhook=_webhook(services, caller, request, retry),
         )
         return accept_job(services, caller, draft)
 
@@ -114,6 +118,12 @@ def _awaited(accepted: AcceptedRequest, role: str) -> ImageSource | None:
     """Where the image of the first job was to be fetched, if that had not been done."""
     url = None if role in accepted.inputs else accepted.request.get(role, {}).get("url")
     return None if url is None else ImageSource(url=url)
+
+
+def _webhook(services: Services, caller: Caller, request: JobRequest, retry: Retry) -> NewWebhook | None:
+    if request.webhook is not None:
+        return prepare_webhook(services, caller, request.webhook)
+    return None if "webhook" in retry.overrides else carry_webhook(services, caller, retry.job_id)
 
 
 def _random_seed(job: JobSnapshot, accepted: AcceptedRequest, overrides: Mapping[str, Any]) -> int:

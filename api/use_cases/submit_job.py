@@ -10,16 +10,19 @@ from sqlalchemy import Connection
 from api.dependencies import Services
 from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency, find_original
+from api.use_cases.job_webhook import keep_webhook, prepare_webhook
 from api.use_cases.plan_job import Inputs, Plan, choose_lane, make_plan
 from api.use_cases.resolve_input import PendingUrl, PreparedInput, keep_input, prepare_bytes, prepare_input
 from common import failpoints
 from common.db.intakes import insert_intakes
 from common.db.jobs import find_job, insert_job
 from common.db.tenants import Caller
+from common.db.webhooks import NewWebhook
 from common.domain.batching import call_key, step_key
 from common.domain.errors import Invalid, Problem, Unavailable
 from common.domain.fairness import Lane
 from common.domain.job import InputRef, NewJob
+from common.domain.outlook import Outlook
 from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
 from common.ids import new_id
@@ -47,6 +50,14 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """What a submit would run, and what the job might expect."""
+
+    plan: Plan
+    outlook: Outlook
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A job to be accepted: its request, its lane, and its inputs by role, of which nothing need be stored yet.
 
@@ -59,12 +70,18 @@ class Draft:
     idempotency: Idempotency | None = None
     random_seed: int = field(default_factory=lambda: secrets.randbelow(SEED_LIMIT))
     retry_of: str | None = None
+    webhook: NewWebhook | None = None
 
 
-def preview_submit(services: Services, caller: Caller, submission: Submission) -> Plan:
-    """What `submit_job` would run; stores nothing. Raises what it would raise."""
+def preview_submit(services: Services, caller: Caller, submission: Submission) -> Preview:
+    """What `submit_job` would run, and when; stores nothing. Raises what it would raise."""
     _recall(services, caller, submission.idempotency)
-    return _plan(services, _draft(services, caller, submission))
+    draft = _draft(services, caller, submission)
+    plan = _plan(services, draft)
+    outlook = services.outlooks.of_new(
+        pool=plan.card.pool, tenant_id=caller.tenant_id, lane=draft.lane, model=plan.card.id, cost=plan.cost
+    )
+    return Preview(plan, outlook)
 
 
 def submit_job(services: Services, caller: Caller, submission: Submission) -> Submitted:
@@ -93,7 +110,7 @@ def accept_job(services: Services, caller: Caller, draft: Draft) -> Submitted:
     }
     urls = {role: one.url for role, one in draft.prepared.items() if isinstance(one, PendingUrl)}
     job = _new_job(services, caller, draft, plan, inputs, urls)
-    submitted = services.database.transact(lambda c: _insert(c, job, urls, draft.idempotency))
+    submitted = services.database.transact(lambda c: _insert(c, job, urls, draft))
     if submitted.replayed:
         return _replay(services, submitted.job)
     failpoints.hit("api.committed")
@@ -120,9 +137,11 @@ def _replay(services: Services, job: JobSnapshot) -> Submitted:
 
 
 def _draft(services: Services, caller: Caller, submission: Submission) -> Draft:
-    lane = choose_lane(submission.request.priority, caller)
+    request = submission.request
+    lane = choose_lane(request.priority, caller)
+    webhook = None if request.webhook is None else prepare_webhook(services, caller, request.webhook)
     prepared = _prepare(services, caller, submission)
-    return Draft(submission.request, lane, prepared, submission.idempotency)
+    return Draft(request, lane, prepared, submission.idempotency, webhook=webhook)
 
 
 def _prepare(services: Services, caller: Caller, submission: Submission) -> Prepared:
@@ -188,18 +207,21 @@ def _new_job(
 def _kept_request(request: JobRequest, inputs: dict[str, InputRef], urls: dict[str, str]) -> dict[str, Any]:
     """The request as accepted; in place of pixels the digest of the prepared image, or until it is there its URL.
 
-    It is for our own use: a URL may hold secrets and is shown to nobody.
+    It is for our own use: a URL may hold secrets and is shown to nobody. The webhook stands in a row of its own.
     """
-    members = request.model_dump(mode="json", exclude_unset=True, exclude=set(ROLES))
+    members = request.model_dump(mode="json", exclude_unset=True, exclude={*ROLES, "webhook"})
     members |= {role: {"sha256": reference.sha256} for role, reference in inputs.items()}
     return members | {role: {"url": url} for role, url in urls.items()}
 
 
-def _insert(connection: Connection, job: NewJob, urls: dict[str, str], idempotency: Idempotency | None) -> Submitted:
+def _insert(connection: Connection, job: NewJob, urls: dict[str, str], draft: Draft) -> Submitted:
+    idempotency = draft.idempotency
     if idempotency and (original := find_original(connection, job.tenant_id, idempotency, take_for=job.id)):
         return Submitted(original, replayed=True)
     insert_job(connection, job)
     insert_intakes(connection, job.id, job.tenant_id, urls)
+    if draft.webhook is not None:
+        keep_webhook(connection, job.tenant_id, job.id, draft.webhook)
     failpoints.hit("api.inserted")
     snapshot = find_job(connection, job.tenant_id, job.id)
     if snapshot is None:
