@@ -49,6 +49,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _guarded(
         "store", check_store, settings, "start the object store, or correct DARKROOM_STORE_URL and its credentials"
     )
+    yield _guarded("webhooks", check_webhooks, settings, "correct DARKROOM_SECRET_KEY")
     yield _guarded("device", check_device, settings, "set DARKROOM_DEVICE to one of this machine, such as cpu")
     yield from _check_models(settings)
 
@@ -91,6 +92,16 @@ def check_store(settings: Settings) -> Finding:
         )
     scheme = settings.store.partition("://")[0]
     return Finding("store", Health.OK, f"{scheme}: written, read, deleted")
+
+
+def check_webhooks(settings: Settings) -> Finding:
+    """Whether there is a key to encrypt the secrets of webhooks with."""
+    if settings.secret_key is not None:
+        return Finding("webhooks", Health.OK, "secrets are encrypted with DARKROOM_SECRET_KEY")
+    if make_url(settings.database).get_backend_name() == "sqlite":
+        return Finding("webhooks", Health.OK, "secrets are encrypted with a key in the data folder")
+    detail = "without DARKROOM_SECRET_KEY they are refused; everything else works"
+    return Finding("webhooks", Health.ABSENT, detail, "set it, the same for the API and the couriers")
 
 
 def check_device(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import access, doctor, jobs, models, roles, show_params
+from client.commands import access, doctor, follow, jobs, models, roles, show_params, webhooks
 from client.commands.failing import Failure, needs
 from client.commands.options import DataDir
 from client.errors import ClientError, DarkroomAPIError
@@ -21,9 +21,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (jobs.app, show_params.app, roles.app, doctor.app):
+for part in (jobs.app, follow.app, webhooks.app, show_params.app, roles.app, doctor.app):
     app.add_typer(part)
 app.add_typer(models.app, name="models")
+app.add_typer(webhooks.endpoints, name="webhooks")
 app.add_typer(access.keys, name="keys")
 app.add_typer(access.tenants, name="tenants")
 

@@ -3,7 +3,8 @@
 ClientError
 ├── DarkroomAPIError    the server answered that it will not or cannot
 ├── ConnectionFailed    no answer at all, also after trying again
-└── WaitTimeout         the job is still on its way when the patience of `wait` ends (also a TimeoutError)
+├── WaitTimeout         the job is still on its way when the patience of `wait` ends (also a TimeoutError)
+└── WebhookVerificationError    a delivery that is not to be trusted
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ class ClientError(Exception):
 
 
 class DarkroomAPIError(ClientError):
-    """The server's answer, an RFC 9457 problem. `code` is stable; `errors` names each wrong field."""
+    """The server's answer, an RFC 9457 problem. `code` is stable; `errors` names each wrong field.
+
+    `retry_after_seconds` is how long the server asks to wait before trying again, None when it says nothing.
+    """
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class DarkroomAPIError(ClientError):
         errors: Sequence[Mapping[str, Any]] = (),
         request_id: str | None = None,
         retryable: bool = False,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(f"{detail} ({code})")
         self.status = status
@@ -34,6 +39,7 @@ class DarkroomAPIError(ClientError):
         self.errors = tuple(errors)
         self.request_id = request_id
         self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ConnectionFailed(ClientError):
@@ -42,3 +48,7 @@ class ConnectionFailed(ClientError):
 
 class WaitTimeout(ClientError, TimeoutError):
     """The job is not finished yet. It goes on; `wait` again or cancel it."""
+
+
+class WebhookVerificationError(ClientError):
+    """A delivery that is not from who holds the secret, was altered, or is too old: do not act on it."""

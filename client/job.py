@@ -1,11 +1,12 @@
 """A job as its owner sees it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, overload
 
+from client.streaming import JobEvent
 from common.domain.lifecycle import TERMINAL
 
 
@@ -37,9 +38,17 @@ class JobClient(Protocol):
     """What a job asks of the client that it came from."""
 
     def wait(
-        self, job_id: str, timeout: float | None = None, on_progress: "Callable[[Job], object] | None" = None
+        self,
+        job_id: str,
+        timeout: float | None = None,
+        on_progress: "Callable[[Job], object] | None" = None,
+        *,
+        since: int | None = None,
     ) -> "Job":
         """See `Darkroom.wait`."""
+
+    def events(self, job_id: str, *, since: str | None = None) -> Iterator[JobEvent]:
+        """See `Darkroom.events`."""
 
     def cancel(self, job_id: str) -> "Job":
         """See `Darkroom.cancel`."""
@@ -108,7 +117,11 @@ class Job:
 
     def wait(self, timeout: float | None = None, on_progress: "Callable[[Job], object] | None" = None) -> "Job":
         """The finished job; see `Darkroom.wait`."""
-        return self.client.wait(self.id, timeout, on_progress)
+        return self.client.wait(self.id, timeout, on_progress, since=self.raw.get("version"))
+
+    def events(self) -> Iterator[JobEvent]:
+        """What happens to it from now on, until it is finished; see `Darkroom.events`."""
+        return self.client.events(self.id)
 
     def cancel(self) -> "Job":
         """The job as it is after the wish to cancel it."""

@@ -13,6 +13,9 @@ _FIRST_POLL_SECONDS: Final = 0.1
 _LONGEST_POLL_SECONDS: Final = 1.0
 _POLL_GROWTH: Final = 1.3
 _LONGEST_SUGGESTION_SECONDS: Final = 30.0
+_FIRST_RECONNECT_SECONDS: Final = 1.0
+_LONGEST_RECONNECT_SECONDS: Final = 5.0
+_LEAST_RECONNECT_SECONDS: Final = 0.1
 
 
 def retry_wait(attempt: int, retry_after_seconds: float | None) -> float:
@@ -29,6 +32,19 @@ def poll_wait(polls: int, retry_after_seconds: float | None) -> float:
     own = min(_FIRST_POLL_SECONDS * _POLL_GROWTH ** min(polls, 20), _LONGEST_POLL_SECONDS)
     suggested = retry_after_seconds or 0.0
     return min(suggested, _LONGEST_SUGGESTION_SECONDS) if suggested > _LONGEST_POLL_SECONDS else own
+
+
+def reconnect_wait(attempt: int, retry_seconds: float | None, retry_after_seconds: float | None, luck: float) -> float:
+    """Seconds before a stream is connected again, for the `attempt`th time in a row (the first is 1).
+
+    What the stream asked for as `retry` (1 unless it did), doubling up to 5, of which `luck` (0 to 1) takes up to half
+    so that the clients of one server do not all come back at once; more when a refusal asks for it.
+    """
+    asked = _FIRST_RECONNECT_SECONDS if retry_seconds is None else retry_seconds
+    first = max(_LEAST_RECONNECT_SECONDS, min(asked, _LONGEST_SUGGESTION_SECONDS))
+    doubled: float = first * 2 ** min(attempt - 1, 10)
+    own = min(doubled, max(first, _LONGEST_RECONNECT_SECONDS)) * (1 - luck / 2)
+    return max(own, retry_after_seconds or 0.0)
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

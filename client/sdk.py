@@ -15,33 +15,42 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
-from urllib.parse import quote, urlsplit
 
 import httpx
 
-from client.errors import ClientError, ConnectionFailed, DarkroomAPIError, WaitTimeout
+from client.direct_upload import upload_directly
+from client.errors import ClientError, ConnectionFailed, DarkroomAPIError, WaitTimeout, WebhookVerificationError
 from client.job import Job, Progress, ResultImage
-from client.patience import parse_retry_after, poll_wait
-from client.transport import Transport
-from client.uploads import DIRECT_BYTES, FilePart, Source, Upload, declaration_of, read_part, split_sources
+from client.streaming import JobEvent, JobStream
+from client.transport import Transport, quoted, read_body
+from client.uploads import DIRECT_BYTES, Source, Upload, declaration_of, read_part, split_sources
+from client.waiting import Wait
+from client.webhook_endpoints import Delivery, Webhook, Webhooks, list_deliveries, redeliver, redeliver_many
+from client.webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "ClientError",
     "ConnectionFailed",
     "Darkroom",
     "DarkroomAPIError",
+    "Delivery",
     "Job",
+    "JobEvent",
     "Progress",
     "ResultImage",
     "Upload",
     "WaitTimeout",
+    "Webhook",
+    "WebhookEvent",
+    "WebhookVerificationError",
+    "Webhooks",
+    "verify_webhook",
 ]
-
-_PAGE = 100
 
 
 class Darkroom:
-    """A Darkroom server. Safe to share between threads; close it, or use it as a context manager.
+    """A Darkroom server. Safe to share between threads; close it, or use it as a context manager. `webhooks` are the
+    endpoints that it tells of every job.
 
     An answer may take `timeout` seconds. What fails on the way is tried again for up to `retry_seconds`: a submit and a
     retry because they carry an Idempotency-Key, all else because twice is as good as once. Every method raises
@@ -64,6 +73,7 @@ class Darkroom:
 
         self._connect = connect
         self._transport = connect(base_url, api_key)
+        self.webhooks = Webhooks(self._transport)
 
     def __enter__(self) -> Self:
         return self
@@ -84,13 +94,15 @@ class Darkroom:
         image: Source | None = None,
         mask: Source | None = None,
         idempotency_key: str | None = None,
+        wait: int | None = None,
         **params: Any,
     ) -> Job:
         """Hand in a job; once this returns it is safe. `params` are the API's fields.
 
         `image` and `mask` are a file, its bytes, an `Upload`, or what the API takes in their place: `{"upload": …}`,
         `{"url": …}`, `{"job": …, "index": …}`. What is None is left out. The same `idempotency_key` within 24 hours
-        gives the same job; without one every call is a new job. Raises OSError for a file that cannot be read.
+        gives the same job; without one every call is a new job. With `wait`, 1 to 60 seconds, the answer comes when the
+        job is finished, or then as it is. Raises OSError for a file that cannot be read.
         """
         members, files = split_sources({"image": image, "mask": mask})
         wished = {name: value for name, value in ({"prompt": prompt} | params).items() if value is not None}
@@ -100,6 +112,9 @@ class Darkroom:
         if files:
             document = (None, json.dumps(request), "application/json")
             content = {"files": {"request": document} | {role: file.as_part() for role, file in files.items()}}
+        if wait is not None:
+            headers["Prefer"] = f"wait={wait}"
+            content["timeout"] = self._transport.patience(wait)
         return self._job(self._transport.request("POST", "v1/jobs", may_repeat=True, headers=headers, **content))
 
     def upload(self, image: str | os.PathLike[str] | bytes) -> Upload:
@@ -111,53 +126,49 @@ class Darkroom:
         file = read_part(image, "image")
         declared = declaration_of(file.data) if len(file.data) > DIRECT_BYTES else None
         if declared is not None:
-            return self._upload_directly(file, declared)
+            return upload_directly(self._transport, lambda url: self._connect(url, None), file, declared)
         part = {"file": file.as_part()}
-        return Upload(_body(self._transport.request("POST", "v1/uploads", may_repeat=True, files=part)))
+        return Upload(read_body(self._transport.request("POST", "v1/uploads", may_repeat=True, files=part)))
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
-        return self._job(self._get(f"v1/jobs/{_quoted(job_id)}"))
+        return self._job(self._get(f"v1/jobs/{quoted(job_id)}"))
 
     def jobs(self, **filters: str) -> Iterator[Job]:
         """Every job, newest first, page by page as they are asked for. `filters`: status, task, model, tag, …"""
-        after: dict[str, str] = {}
-        while True:
-            page = _body(self._get("v1/jobs", params={"limit": str(_PAGE), **filters, **after}))
-            yield from (Job(raw, self) for raw in page["data"])
-            if not page["has_more"]:
-                return
-            after = {"after": page["next"]}
+        return (Job(raw, self) for raw in self._transport.pages("v1/jobs", filters))
 
     def wait(
-        self, job_id: str, timeout: float | None = None, on_progress: Callable[[Job], object] | None = None
+        self,
+        job_id: str,
+        timeout: float | None = None,
+        on_progress: Callable[[Job], object] | None = None,
+        *,
+        since: int | None = None,
     ) -> Job:
         """The job once it is finished, however it ended: look at `status` and `error`.
 
-        Looks every 0.1 s at first, then up to once a second, less often when the server asks for it; `on_progress` gets
-        the job at every change. Raises `WaitTimeout` after `timeout` seconds; the job goes on.
+        Asks the server to answer when something changes; `since` is the version that is known, which saves a look.
+        `on_progress` gets the job at every change and at every step, from its events. Where a server does not hold its
+        answers, this looks every 0.1 s at first, then up to once a second, less often when the server asks for it.
+        Raises `WaitTimeout` after `timeout` seconds; the job goes on.
         """
-        give_up_at = None if timeout is None else self._transport.clock() + timeout
-        job: Job | None = None
-        etag: str | None = None
-        polls = 0
-        while True:
-            answer = self._get(f"v1/jobs/{_quoted(job_id)}", headers={"If-None-Match": etag} if etag else None)
-            if answer.status_code != 304:
-                job, etag = self._job(answer), answer.headers.get("ETag")
-                if on_progress is not None:
-                    on_progress(job)
-            if job is not None and job.is_finished:
-                return job
-            pause = poll_wait(polls, parse_retry_after(answer.headers))
-            if give_up_at is not None and self._transport.clock() + pause > give_up_at:
-                raise WaitTimeout(f"{job_id} is not finished after {timeout:g} seconds")
-            self._transport.sleep(pause)
-            polls += 1
+        waiting = Wait(self._transport, f"v1/jobs/{quoted(job_id)}", since, timeout)
+        if on_progress is None:
+            return Job(waiting.for_the_end(), self)
+        return Job(waiting.with_progress(lambda raw: on_progress(Job(raw, self))), self)
+
+    def events(self, job_id: str, *, since: str | None = None) -> Iterator[JobEvent]:
+        """What happens to the job, as it happens and each thing once, until it is finished and `done` has come.
+
+        From the job as it is now, or with `since`, the `id` of an event, from what came after that. Connects again by
+        itself whenever the stream breaks, as long as the server is not away for `retry_seconds`.
+        """
+        return iter(JobStream(self._transport, f"v1/jobs/{quoted(job_id)}/events", since))
 
     def cancel(self, job_id: str) -> Job:
         """The job as it is after the wish to cancel it; a finished one stays as it is."""
-        return self._job(self._transport.request("POST", f"v1/jobs/{_quoted(job_id)}/cancel", may_repeat=True))
+        return self._job(self._transport.request("POST", f"v1/jobs/{quoted(job_id)}/cancel", may_repeat=True))
 
     def retry(self, job_id: str, /, *, idempotency_key: str | None = None, **overrides: Any) -> Job:
         """A new job with the request of one that failed or was canceled, and `overrides` in place of its fields.
@@ -169,7 +180,7 @@ class Darkroom:
         inputs |= {role: {"data": file.as_data_url()} for role, file in files.items()}
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         content = {"json": {"overrides": overrides | inputs}}
-        address = f"v1/jobs/{_quoted(job_id)}/retry"
+        address = f"v1/jobs/{quoted(job_id)}/retry"
         return self._job(self._transport.request("POST", address, may_repeat=True, headers=headers, **content))
 
     def edit(
@@ -187,11 +198,11 @@ class Darkroom:
         changes: dict[str, Any] = {} if priority is None else {"priority": priority}
         changes |= {} if tags is None else {"tags": list(tags)}
         changes |= {} if metadata is None else {"metadata": dict(metadata)}
-        return self._job(self._transport.request("PATCH", f"v1/jobs/{_quoted(job_id)}", may_repeat=True, json=changes))
+        return self._job(self._transport.request("PATCH", f"v1/jobs/{quoted(job_id)}", may_repeat=True, json=changes))
 
     def delete(self, job_id: str) -> None:
         """Cancel the job if need be and erase its inputs, results and prompt; the server then knows it as gone."""
-        self._transport.request("DELETE", f"v1/jobs/{_quoted(job_id)}", may_repeat=True)
+        self._transport.request("DELETE", f"v1/jobs/{quoted(job_id)}", may_repeat=True)
 
     @overload
     def download(self, job_id: str, index: int = 0, path: None = None) -> bytes: ...
@@ -211,7 +222,7 @@ class Darkroom:
 
     def fetch_image(self, job_id: str, index: int, path: str | os.PathLike[str] | None) -> bytes | Path:
         """The one implementation of `download` here and at `Job`."""
-        return self._fetch(f"v1/jobs/{_quoted(job_id)}/images/{index}", path)
+        return self._fetch(f"v1/jobs/{quoted(job_id)}/images/{index}", path)
 
     @overload
     def fetch_grid(self, job_id: str, path: None = None) -> bytes: ...
@@ -221,34 +232,56 @@ class Darkroom:
 
     def fetch_grid(self, job_id: str, path: str | os.PathLike[str] | None = None) -> bytes | Path:
         """The input beside all results, of a job that asked for it with `output={"grid": True}`; as `download`."""
-        return self._fetch(f"v1/jobs/{_quoted(job_id)}/grid", path)
+        return self._fetch(f"v1/jobs/{quoted(job_id)}/grid", path)
 
     def preview(self, job_id: str) -> bytes | None:
         """The newest rough picture (JPEG) of a running job; None when there is none, as before and after the run."""
-        answer = self._get(f"v1/jobs/{_quoted(job_id)}/preview", headers={"Accept": "*/*"})
+        answer = self._get(f"v1/jobs/{quoted(job_id)}/preview", headers={"Accept": "*/*"})
         return None if answer.status_code == httpx.codes.NO_CONTENT else answer.content
+
+    def deliveries(
+        self, *, job: str | None = None, webhook: str | None = None, status: str | None = None
+    ) -> Iterator[Delivery]:
+        """What webhooks were told or will be, newest first: all, or those of a job, of an endpoint, with a status."""
+        return list_deliveries(self._transport, {"job": job, "webhook": webhook, "status": status})
+
+    def redeliver(self, delivery_id: str) -> Delivery:
+        """Send a delivery once more, whatever became of it; its id for the receiver is the same."""
+        return redeliver(self._transport, delivery_id)
+
+    def redeliver_failed(
+        self,
+        *,
+        job: str | None = None,
+        webhook: str | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+    ) -> int:
+        """Send again what failed for good, all or within these bounds (RFC 3339 times). Returns how many."""
+        bounds = {"created_after": created_after, "created_before": created_before}
+        return redeliver_many(self._transport, {"job": job, "webhook": webhook, "status": "failed", **bounds})
 
     def models(self) -> list[dict[str, Any]]:
         """The catalogue: every model with its tasks, defaults and licence."""
-        return list(_body(self._get("v1/models"))["data"])
+        return list(read_body(self._get("v1/models"))["data"])
 
     def model(self, model_id: str) -> dict[str, Any]:
         """One model; its `parameters` are the JSON Schema of a job request for it."""
-        return _body(self._get(f"v1/models/{_quoted(model_id)}"))
+        return read_body(self._get(f"v1/models/{quoted(model_id)}"))
 
     def queue(self) -> dict[str, Any]:
         """How much is waiting, per pool."""
-        return _body(self._get("v1/queue"))
+        return read_body(self._get("v1/queue"))
 
     def ready(self) -> dict[str, Any]:
         """The server's own word on its health, `{"status", "workers_ready"}`; raises when it is not ready."""
-        return _body(self._get("readyz"))
+        return read_body(self._get("readyz"))
 
     def _get(self, path: str, **options: Any) -> httpx.Response:
         return self._transport.request("GET", path, may_repeat=True, **options)
 
     def _job(self, answer: httpx.Response) -> Job:
-        return Job(_body(answer), self)
+        return Job(read_body(answer), self)
 
     def _fetch(self, address: str, path: str | os.PathLike[str] | None) -> bytes | Path:
         data = self._get(address, headers={"Accept": "*/*"}).content
@@ -257,34 +290,3 @@ class Darkroom:
         target = Path(path)
         target.write_bytes(data)
         return target
-
-    def _upload_directly(self, file: FilePart, declared: dict[str, Any]) -> Upload:
-        awaited = _body(self._transport.request("POST", "v1/uploads/presign", may_repeat=True, json=declared))
-        place = f"v1/uploads/{_quoted(str(awaited['id']))}"
-        put = awaited["put"]
-        if put["url"].startswith(f"{awaited['urls']['self']}/"):  # the server's own: the key may go there
-            self._put(self._transport, f"{place}/content", file, put["headers"])
-        else:
-            store = self._connect("{0.scheme}://{0.netloc}".format(urlsplit(put["url"])), None)
-            try:
-                self._put(store, put["url"], file, put["headers"])
-            finally:
-                store.close()
-        return Upload(_body(self._transport.request("POST", f"{place}/complete", may_repeat=True)))
-
-    def _put(self, transport: Transport, url: str, file: FilePart, headers: dict[str, str]) -> None:
-        transport.request("PUT", url, may_repeat=True, headers=headers, content=file.data)
-
-
-def _body(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        body = answer.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
-    return body
-
-
-def _quoted(job_id: str) -> str:
-    return quote(job_id, safe="")

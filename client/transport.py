@@ -1,16 +1,21 @@
 """HTTP with patience: what failed on the way is tried again where that is safe, and the key goes to our server only."""
 
+import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
 import httpx
 
-from client.errors import ConnectionFailed, DarkroomAPIError
+from client.errors import ClientError, ConnectionFailed, DarkroomAPIError
 from client.patience import RETRYABLE_STATUSES, parse_retry_after, retry_wait
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_PAGE: Final = 100
+_EVENT_STREAM: Final = "text/event-stream"
 
 
 class Transport:
@@ -27,7 +32,8 @@ class Transport:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._retry_seconds = retry_seconds
+        self.retry_seconds = retry_seconds
+        self._timeout = timeout
         self.sleep = sleep
         self.clock = clock
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
@@ -48,7 +54,7 @@ class Transport:
         self, method: str, path: str, *, may_repeat: bool, headers: Mapping[str, str] | None = None, **content: Any
     ) -> httpx.Response:
         """The answer, which is a success or 304. Raises `DarkroomAPIError` or `ConnectionFailed`."""
-        give_up_at = self.clock() + self._retry_seconds
+        give_up_at = self.clock() + self.retry_seconds
         attempt = 0
         while True:
             attempt += 1
@@ -60,6 +66,45 @@ class Transport:
                 raise _as_error(outcome, self._http.base_url)
             self.sleep(wait)
 
+    def pages(self, path: str, filters: Mapping[str, str | None] | None = None) -> Iterator[dict[str, Any]]:
+        """Every object of a list, page by page as they are asked for; a filter that is None is left out."""
+        question = {name: value for name, value in (filters or {}).items() if value is not None}
+        after: dict[str, str] = {}
+        while True:
+            answer = self.request("GET", path, may_repeat=True, params={"limit": str(_PAGE), **question, **after})
+            page = read_body(answer)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = {"after": page["next"]}
+
+    def patience(self, seconds: float) -> httpx.Timeout:
+        """For an answer that the server may hold back for so many seconds more than usual: `request(timeout=…)`."""
+        return httpx.Timeout(self._timeout, read=self._timeout + seconds)
+
+    @contextmanager
+    def stream(
+        self, path: str, headers: Mapping[str, str], *, silence_seconds: float, end_at: float | None = None
+    ) -> Iterator[httpx.Response]:
+        """One try at an event stream, for the block: a 200 to be read with `iter_bytes`, or 204.
+
+        Raises `DarkroomAPIError` for a refusal, `ClientError` for any other answer, and `ConnectionFailed`, in the
+        block too: when the connection breaks, when nothing comes for `silence_seconds`, and at `end_at` of the clock.
+        """
+        plain = {"Accept": _EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        timeout = httpx.Timeout(self._timeout, read=silence_seconds)
+        try:
+            with self._http.stream("GET", path, headers={**plain, **headers}, timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _as_error(answer, self._http.base_url)
+                if answer.status_code != httpx.codes.NO_CONTENT and _content_type(answer) != _EVENT_STREAM:
+                    raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
+                with _cut_after(answer, None if end_at is None else end_at - self.clock()):
+                    yield answer
+        except httpx.RequestError as error:
+            raise _as_error(error, self._http.base_url) from error
+
     def _try(
         self, method: str, path: str, headers: Mapping[str, str] | None, content: Mapping[str, Any]
     ) -> httpx.Response | httpx.RequestError:
@@ -67,6 +112,47 @@ class Transport:
             return self._http.request(method, path, headers=headers, **content)
         except httpx.RequestError as error:
             return error
+
+
+def read_body(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer. Raises `ClientError` for anything else."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
+    return body
+
+
+def quoted(text: str) -> str:
+    """An id as one part of a path, whatever is in it."""
+    return quote(text, safe="")
+
+
+@contextmanager
+def _cut_after(answer: httpx.Response, seconds: float | None) -> Iterator[None]:
+    """Break the connection when the block lasts this long: a read cannot be given up at a moment in any other way."""
+    network = answer.extensions.get("network_stream")
+    if seconds is None or network is None:
+        yield
+        return
+    timer = threading.Timer(max(0.0, seconds), _shut_down, [network.get_extra_info("socket")])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # under TLS too: nothing is to be said any more
+
+
+def _content_type(answer: httpx.Response) -> str:
+    return str(answer.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
 
 
 def _is_passing(outcome: httpx.Response | httpx.RequestError) -> bool:
@@ -92,6 +178,7 @@ def _as_error(outcome: httpx.Response | httpx.RequestError, base_url: httpx.URL)
         errors=members.get("errors") or (),
         request_id=members.get("request_id") or outcome.headers.get("X-Request-Id"),
         retryable=bool(members.get("retryable", outcome.status_code in RETRYABLE_STATUSES)),
+        retry_after_seconds=_retry_after(outcome),
     )
 
 

@@ -14,7 +14,7 @@ _STYLES = {"ok": "green", "absent": "yellow", "fail": "bold red"}
 
 @app.command()
 def doctor() -> None:
-    """Check database, broker, store, device and models of these settings; exit 1 when one fails."""
+    """Check database, broker, store, webhooks, device and models of these settings; exit 1 when one fails."""
     settings = read_settings()
     with needs("server"):
         from client.checks import Health, examine

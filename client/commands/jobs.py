@@ -10,23 +10,18 @@ from rich.console import Console
 from rich.table import Table
 
 from client.commands import job_options
-from client.commands.failing import Failure
+from client.commands.follow import Follow, Out, Preview, describe_outcome, fetch_results, follow_job
 from client.commands.job_request import build_request, send_files
 from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server, parse_assignments
 from client.job import Job
-from client.progress import shown_progress
 from client.sdk import Darkroom
 
-_INTERRUPTED = 130
 _ID_WIDTH = 36
-_ENDINGS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait and fetch the results.")]
 
 app = typer.Typer()
 _console = Console()
-_notes = Console(stderr=True)
 
 
 @app.command()
@@ -57,13 +52,16 @@ def submit(
     grid: job_options.Grid = False,
     out: Out = Path("out"),
     wait: Wait = True,
+    follow: Follow = True,
+    preview: Preview = None,
     url: Url = LOCAL_SERVER,
     key: Key = None,
 ) -> None:
     """Hand in a picture and a prompt, or a request file; wait for the result and save it."""
     members = build_request(context.params)
     with open_server(url, key) as server:
-        _see_through(server, server.submit(**send_files(server, members)), out if wait else None)
+        job = server.submit(**send_files(server, members))
+        _see_through(server, job, out if wait else None, preview, quietly=not follow)
 
 
 @app.command()
@@ -91,6 +89,8 @@ def retry(
     ] = None,
     out: Out = Path("out"),
     wait: Wait = True,
+    follow: Follow = True,
+    preview: Preview = None,
     url: Url = LOCAL_SERVER,
     key: Key = None,
 ) -> None:
@@ -99,7 +99,8 @@ def retry(
     if "idempotency_key" in fields:
         raise typer.BadParameter("an idempotency key is a header and no member of a job request")
     with open_server(url, key) as server:
-        _see_through(server, server.retry(job_id, **fields), out if wait else None)
+        job = server.retry(job_id, **fields)
+        _see_through(server, job, out if wait else None, preview, quietly=not follow)
 
 
 @app.command()
@@ -150,12 +151,12 @@ def jobs(
     _console.print(table)
 
 
-def _see_through(server: Darkroom, job: Job, folder: Path | None) -> None:
+def _see_through(server: Darkroom, job: Job, folder: Path | None, preview: Path | None, *, quietly: bool) -> None:
     """Wait for the job and save its results in this folder; without one only print its id."""
     if folder is None:
         print(job.id)
     else:
-        _fetch(server, _follow(server, job), folder)
+        fetch_results(server, follow_job(server, job, preview, quietly=quietly), folder)
 
 
 def _value(text: str) -> Any:
@@ -165,45 +166,5 @@ def _value(text: str) -> Any:
         return text
 
 
-def _follow(server: Darkroom, job: Job) -> Job:
-    try:
-        with shown_progress(_notes, job.id) as show:
-            return server.wait(job.id, on_progress=show)
-    except KeyboardInterrupt:
-        _notes.print(f"{job.id} goes on: darkroom status {job.id}, or darkroom cancel {job.id}", markup=False)
-        raise typer.Exit(_INTERRUPTED) from None
-
-
-def _fetch(server: Darkroom, job: Job, folder: Path) -> None:
-    if job.status != "succeeded":
-        raise Failure(_outcome(job))
-    folder.mkdir(parents=True, exist_ok=True)
-    for image in job.images:
-        print(job.download(image.index, folder / f"{job.id}-{image.index}{_ending(image.content_type)}"))
-    grid = job.raw.get("grid")
-    if grid:
-        print(server.fetch_grid(job.id, folder / f"{job.id}-grid{_ending(grid.get('content_type'))}"))
-    for warning in job.raw.get("warnings") or ():
-        _notes.print(_described(warning), markup=False, highlight=False)
-
-
-def _ending(content_type: str | None) -> str:
-    return _ENDINGS.get(content_type or "", ".png")
-
-
-def _described(warning: dict[str, Any]) -> str:
-    detail = warning.get("detail")
-    return f"warning: {warning.get('code')} at {warning.get('pointer')}" + (f": {detail}" if detail else "")
-
-
 def _show(job: Job, *, as_json: bool) -> None:
-    print(json.dumps(job.raw, indent=2) if as_json else _outcome(job))
-
-
-def _outcome(job: Job) -> str:
-    line = f"{job.id} {job.status}"
-    if job.error:
-        return f"{line}: {job.error.get('detail')} ({job.error.get('code')})"
-    if job.is_finished:
-        return f"{line}, {len(job.images)} images" if job.images else line
-    return f"{line}, {job.progress.value:.0%}"
+    print(json.dumps(job.raw, indent=2) if as_json else describe_outcome(job))

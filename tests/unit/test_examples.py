@@ -1,11 +1,17 @@
-"""Every example is a request that the API takes and the built-in catalogue can run, and the pages know all fields."""
+"""Every example is a request that the API takes and the built-in catalogue can run, and the pages know all fields.
+
+The programs do what they say.
+"""
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from api.schemas.job_request import AdapterRequest, JobRequest, OutputRequest, RefinerRequest
@@ -16,7 +22,11 @@ from common.domain.catalogue import parse_catalogue
 from common.domain.params import EditParams
 from common.domain.settling import Given, settle
 from common.domain.wishes import wishes_of
+from common.signing import new_secret, sign
+from examples import follow, webhook_receiver
 from tests.architecture.source import ROOT
+from tests.unit.client.serving import Server, answer, job
+from tests.unit.client.streams import STORY, telling
 
 EXAMPLES = ROOT / "examples"
 FILES = sorted(EXAMPLES.rglob("*.json"))
@@ -116,3 +126,67 @@ def test_the_page_of_models_names_every_family_and_model() -> None:
     catalogue = parse_catalogue(BUILT_IN.read_text(encoding="utf-8"))
     expected = [*(name for name in FAMILIES if name != "stub"), *(card.id for card in catalogue)]
     assert not [name for name in expected if f"`{name}`" not in text]
+
+
+SECRET = new_secret()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The receiver of the examples, with this secret."""
+    monkeypatch.setenv("DARKROOM_WEBHOOK_SECRET", SECRET)
+    with TestClient(webhook_receiver.create_receiver()) as client:
+        yield client
+
+
+def deliver(receiver: TestClient, number: int, version: int, *, age: int = 0, tampered: bool = False) -> int:
+    """Deliver the event with this number as the courier does; the status of the answer."""
+    data = {"id": "job_1", "version": version, "urls": {"self": f"https://darkroom.test/v1/jobs/{number}"}}
+    document = {"type": "job.succeeded", "timestamp": "2026-11-21T08:00:00Z", "data": data}
+    body = json.dumps(document, indent=1).encode()
+    event_id, timestamp = f"evt_{number:032x}", int(time.time()) - age
+    headers = {"webhook-id": event_id, "webhook-timestamp": str(timestamp)}
+    headers["webhook-signature"] = sign([SECRET], event_id, timestamp, body)
+    return int(receiver.post("/darkroom", content=body + b" " * tampered, headers=headers).status_code)
+
+
+def test_the_receiver_takes_an_event_once_and_none_that_is_out_of_date(
+    receiver: TestClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [deliver(receiver, 1, 3), deliver(receiver, 1, 3), deliver(receiver, 2, 2), deliver(receiver, 4, 4)]
+    assert first == [204] * 4, "what is no news is thanked for too"
+    assert [line.split("/")[-1] for line in capsys.readouterr().out.splitlines()] == ["1", "4"]
+
+
+def test_the_receiver_refuses_what_it_cannot_trust(receiver: TestClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deliver(receiver, 1, 3, tampered=True) == 401
+    assert deliver(receiver, 1, 3, age=301) == 401
+    assert receiver.post("/darkroom", content=b"{}").status_code == 401
+    assert receiver.post("/darkroom", content=b" " * 70_000).status_code == 413
+    assert capsys.readouterr().out == ""
+    assert deliver(receiver, 1, 3) == 204, "a refused delivery does not use its id up"
+
+
+def test_the_receiver_does_not_start_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DARKROOM_WEBHOOK_SECRET", raising=False)
+    with pytest.raises(KeyError):
+        webhook_receiver.create_receiver()
+
+
+def test_the_receiver_does_not_remember_for_ever(receiver: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_receiver, "REMEMBERED", 2)
+    assert [deliver(receiver, number, 1) for number in range(5)] == [204] * 5
+
+
+def test_following_prints_every_event(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server([answer(202, job(version=1))], streams=[telling(*STORY)])
+    monkeypatch.setattr(follow, "Darkroom", lambda url, key: server.client(api_key=key))
+    follow.main("a blue square")
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert [(event_id, kind) for event_id, kind, _ in lines] == [(event_id, kind) for kind, event_id, _ in STORY]
+    assert lines[5][2] == "denoising: 4 of 10, 6.0 s left"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_a_program_is_explained_in_the_readme(path: Path) -> None:
+    assert f"### {path.name}" in page("examples/README.md")

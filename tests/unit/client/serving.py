@@ -13,11 +13,17 @@ Answer = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 
 @dataclass
 class Server:
-    """Gives its answers in order, the last one for ever, and keeps what it was asked."""
+    """Gives its answers in order, the last one for ever, and keeps what it was asked.
+
+    Asked for events it has none, as a server before there were any, unless it is given `streams`: these in order, and
+    after the last of them no connection.
+    """
 
     answers: list[Answer]
+    streams: list[Answer] | None = None
     requests: list[httpx.Request] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
+    connections: list[httpx.Request] = field(default_factory=list)
 
     def client(self, **options: Any) -> Darkroom:
         """A client of this server; `waits` collects how long it slept."""
@@ -30,8 +36,20 @@ class Server:
         )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            return self._stream(request)
         answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
         self.requests.append(request)
+        return self._given(answer, request)
+
+    def _stream(self, request: httpx.Request) -> httpx.Response:
+        self.connections.append(request)
+        if self.streams is None:
+            return problem(404, "not_found")
+        number = len(self.connections) - 1
+        return self._given(self.streams[number] if number < len(self.streams) else httpx.ConnectError("away"), request)
+
+    def _given(self, answer: Answer, request: httpx.Request) -> httpx.Response:
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, httpx.Response):

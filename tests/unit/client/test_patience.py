@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from client.patience import parse_retry_after, poll_wait, retry_wait
+from client.patience import parse_retry_after, poll_wait, reconnect_wait, retry_wait
 
 
 def test_retries_double_up_to_five_seconds() -> None:
@@ -39,3 +39,17 @@ def test_retry_after_has_two_forms(text: str, seconds: float | None) -> None:
     now = datetime(2026, 11, 21, 8, 0, 0, tzinfo=UTC)
     assert parse_retry_after({"Retry-After": text}, now) == seconds
     assert parse_retry_after({}, now) is None
+
+
+def test_streams_come_back_later_each_time_but_never_at_the_same_moment() -> None:
+    assert [reconnect_wait(attempt, None, None, 0.0) for attempt in (1, 2, 3, 4, 90)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert reconnect_wait(1, None, None, 1.0) == 0.5
+    assert reconnect_wait(4, None, None, 1.0) == 2.5
+
+
+def test_streams_come_back_when_the_server_wants_them_to() -> None:
+    assert reconnect_wait(1, 0.2, None, 0.0) == 0.2
+    assert reconnect_wait(3, 10.0, None, 0.0) == 10.0
+    assert reconnect_wait(1, 86_400.0, None, 0.0) == 30.0
+    assert reconnect_wait(1, 0.0, None, 0.0) == 0.1, "never in a hot loop"
+    assert reconnect_wait(1, 1.0, 7.0, 1.0) == 7.0
