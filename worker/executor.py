@@ -31,6 +31,7 @@ from worker.residency import Residency
 from worker.roster import Roster
 from worker.sink import Joined, Sink
 from worker.storing import Developed
+from worker.throughput import Throughput
 from worker.turns import TurnTaker
 from worker.usage import Usage
 from worker.watchdog import Kind, Watchdog
@@ -73,6 +74,7 @@ class Executor:
         self._loading: set[str] = set()
         self._turns = TurnTaker()
         self.usage = Usage(time.monotonic)
+        self.throughput = Throughput()
         self._stop = threading.Event()
         self._park = threading.Event()
 
@@ -139,15 +141,11 @@ class Executor:
                 is_in = self._join(frame)
                 room -= is_in and self._is_late_joining(frame.params.model)
                 refused |= set() if is_in else {frame.params.model}
-        self._learn_most(is_full=bool(refused))
+        if refused:  # how many fit just now engines know better than settings do; each leaving tries one more
+            self._most = len(self._joined)
         if self._new:
             self._sink.put(Joined(tuple(self._new)))
             self._new.clear()
-
-    def _learn_most(self, *, is_full: bool) -> None:
-        """How many frames fit just now, which engines know better than settings do; each leaving tries one more."""
-        if is_full:
-            self._most = len(self._joined)
 
     def _is_unwanted(self, ref: FrameRef) -> bool:
         held = self._roster.get(ref)
@@ -212,6 +210,7 @@ class Executor:
             raise DeviceLost(str(error)) from error
         finally:
             self._watchdog.rest()
+        self.throughput.load(card.id)
         load_ms = round((time.monotonic() - began) * 1000)
         _log.info("model.loaded", model=card.id, load_ms=load_ms)
         if held := self._roster.get(frame.ref):
@@ -222,12 +221,14 @@ class Executor:
         counts = Counter(frame.params.model for frame in self._joined.values())
         model = self._turns.next(counts)
         self._watchdog.expect_a_step(_kind_of([one for one in self._joined.values() if one.params.model == model]))
-        began = time.monotonic()
+        began, waited_before = time.monotonic(), self.usage.waited_seconds()
         try:
             self._busy[model].tick(self._take)
         finally:
             self._watchdog.rest()
-        self._turns.charge(model, time.monotonic() - began, counts[model])
+        seconds = time.monotonic() - began
+        self._turns.charge(model, seconds, counts[model])
+        self.throughput.charge(model, max(0.0, seconds - (self.usage.waited_seconds() - waited_before)))
 
     def _lose(self, error: DeviceLost) -> None:
         """The device is gone, and with it every frame that has begun; the others are released by who ends us."""
@@ -244,6 +245,7 @@ class Executor:
         frame = self._joined.get(event.ref)
         if frame is None:
             return
+        self.throughput.hear(frame, event)
         if isinstance(event, Stepped):
             failpoints.hit("worker.step")
             self._watchdog.expect_a_step()

@@ -40,6 +40,7 @@ class Heartbeat:
         watchdog: Watchdog,
         cancel: Callable[[HeldJob], None],
         resident: Callable[[], tuple[str, ...]],
+        paces: Callable[[], dict[str, float] | None],
     ) -> None:
         self._settings = settings
         self._card = card
@@ -48,6 +49,7 @@ class Heartbeat:
         self._watchdog = watchdog
         self._cancel = cancel
         self._resident = resident
+        self._paces = paces
         self._stop = threading.Event()
         self._renewed_at = 0.0
         self._reports = count(1)
@@ -90,7 +92,7 @@ class Heartbeat:
     def _renew(self, before: list[HeldJob]) -> list[Held]:
         state = "draining" if self.is_draining else "ready"
         with self._database.write() as connection:
-            workers.beat(connection, self._card, state=state, resident=self._resident())
+            workers.beat(connection, self._card, state=state, resident=self._resident(), paces=self._paces())
             ids = [held.job.id for held in before]
             answer = claims.renew(connection, self._card.id, ids, self._settings.lease_seconds)
         self._renewed_at = time.monotonic()

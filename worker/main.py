@@ -13,7 +13,7 @@ from common import failpoints
 from common.catalogue_file import load_catalogue
 from common.logging import configure_logging
 from common.queue.celery_app import create_celery, pool_queue, quiet_celery
-from common.queue.consuming import consume
+from common.queue.consuming import consume, keep_signals
 from common.queue.hearing import hear
 from common.settings import Settings, load_settings
 from worker.checkpoints.places import Shelf
@@ -40,18 +40,12 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     runtime = _build(settings)
     runtime.await_database()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _come_again)
+    keep_signals()
     runtime.start()
     status = _consume_doorbells(settings, runtime) if settings.doorbells else _wait(runtime)
     if runtime.has_stragglers:
         os._exit(status)
     sys.exit(status)
-
-
-def _come_again(*_: object) -> None:
-    """A signal that arrives while jobs are held and nobody listens yet: it is sent again until Celery does."""
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def _build(settings: Settings) -> Runtime:

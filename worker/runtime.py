@@ -103,6 +103,7 @@ class Runtime:
             watchdog=self._watchdog,
             cancel=self._cancel,
             resident=self._residency.resident,
+            paces=self._executor.throughput.paces,
         )
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(name, run), name=name, daemon=True)

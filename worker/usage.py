@@ -15,6 +15,7 @@ class Usage:
         self._clock = clock
         self._lock = threading.Lock()
         self._busy_seconds = 0.0
+        self._waited_seconds = 0.0
         self._began_at: float | None = None
         self._worked_until = 0.0
 
@@ -34,7 +35,14 @@ class Usage:
         began = self._clock()
         yield
         with self._lock:
-            self._busy_seconds -= self._clock() - began
+            waited = self._clock() - began
+            self._busy_seconds -= waited
+            self._waited_seconds += waited
+
+    def waited_seconds(self) -> float:
+        """Seconds that the thread has waited for others since it began; `reset` leaves them."""
+        with self._lock:
+            return self._waited_seconds
 
     def reset(self) -> None:
         """Count from the next work on."""

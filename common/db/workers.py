@@ -1,5 +1,6 @@
 """The register of living workers: who serves which pool, and whether a pool is served at all."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,25 @@ def register(connection: Connection, card: WorkerCard) -> None:
     connection.execute(insert(workers).values(row | {"state": "ready", "resident": [], "served_vtime": vtime}))
 
 
-def beat(connection: Connection, card: WorkerCard, *, state: str, resident: tuple[str, ...]) -> None:
-    """The worker lives, whatever was said of it; registers it again if it was forgotten meanwhile."""
-    values = {"heartbeat_at": now(), "state": state, "resident": list(resident), "ended": None}
+def beat(
+    connection: Connection,
+    card: WorkerCard,
+    *,
+    state: str,
+    resident: tuple[str, ...],
+    paces: Mapping[str, float] | None = None,
+) -> None:
+    """The worker lives, whatever was said of it; registers it again if it was forgotten meanwhile.
+
+    `paces`: the device seconds per megapixel and step that it has measured, by model.
+    """
+    values = {
+        "heartbeat_at": now(),
+        "state": state,
+        "resident": list(resident),
+        "paces": None if paces is None else dict(paces),
+        "ended": None,
+    }
     if connection.execute(update(workers).where(workers.c.id == card.id).values(values)).rowcount == 0:
         register(connection, card)
 

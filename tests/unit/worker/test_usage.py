@@ -47,6 +47,7 @@ def test_idle_time_before_the_first_and_after_the_last_work_does_not_count(usage
 def test_waiting_for_others_is_not_work(usage: Usage, clock: Clock) -> None:
     work(usage, clock, 3.0, waiting=5.0)
     assert usage.seconds() == (3.0, 8.0)
+    assert usage.waited_seconds() == 5.0
 
 
 def test_after_a_reset_the_next_work_is_the_first(usage: Usage, clock: Clock) -> None:
