@@ -9,7 +9,9 @@ from typing import Annotated, Any, Final, Protocol
 from anyio import CapacityLimiter, fail_after
 from fastapi import Depends, Request
 
+from api.live.room import WaitingRoom
 from api.metrics import Metrics
+from api.outlooks import Outlooks
 from api.validation import clip, unknown_name
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
@@ -17,6 +19,7 @@ from common.domain.errors import Invalid, Problem, Unavailable
 from common.images.untrusted import DecodedImage
 from common.settings import Settings
 from common.storage.port import ObjectStore
+from common.vault import Vault
 
 _BODY_WAIT_SECONDS: Final = 10
 
@@ -66,6 +69,9 @@ class Services:
     decoder: Decoder
     catalogue: Catalogue
     outbound: UrlCheck
+    vault: Vault
+    outlooks: Outlooks
+    room: WaitingRoom
     metrics: Metrics
     draining: Event
     submits: CapacityLimiter

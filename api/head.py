@@ -1,6 +1,10 @@
 """HEAD, answered as GET without the body (RFC 9110, section 9.3.2)."""
 
+from typing import Final
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_MARK: Final = "darkroom.head"
 
 
 class HeadAsGet:
@@ -21,4 +25,10 @@ class HeadAsGet:
             await send(message)
 
         scope["method"] = "GET"
+        scope[_MARK] = True
         await self._app(scope, receive, send_without_body)
+
+
+def is_head(scope: Scope) -> bool:
+    """Whether this GET was a HEAD: a body without end must not be made for it."""
+    return _MARK in scope

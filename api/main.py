@@ -12,18 +12,20 @@ from api.auth import check_door
 from api.dependencies import Bell, Decoder, UrlCheck
 from api.errors import install_error_handlers
 from api.head import HeadAsGet
+from api.live.poller import Poller, running
 from api.metrics import Metrics
 from api.middleware import BodyLimit, Envelope
 from api.openapi import describe
 from api.parts import Parts, open_services
 from api.routes import catalogue as catalogue_routes
-from api.routes import images, jobs, operations, uploads
+from api.routes import deliveries, events, images, jobs, operations, uploads, webhooks
 from api.server import run_server
 from common import failpoints
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
 from common.settings import Settings
 from common.storage.port import ObjectStore
+from common.vault import Vault
 
 _READ_THREADS: Final = 16
 
@@ -37,6 +39,7 @@ def create_app(
     decoder: Decoder | None = None,
     catalogue: Catalogue | None = None,
     outbound: UrlCheck | None = None,
+    vault: Vault | None = None,
     draining: Event | None = None,
 ) -> FastAPI:
     """The app. What is not handed in is opened when it starts and closed when it ends.
@@ -45,7 +48,7 @@ def create_app(
     """
     check_door(settings)
     metrics, draining = Metrics(), draining or Event()
-    parts = Parts(database, store, doorbell, decoder, catalogue, outbound)
+    parts = Parts(database, store, doorbell, decoder, catalogue, outbound, vault)
     app = FastAPI(
         title="Darkroom",
         summary="An asynchronous job queue for diffusion image editing.",
@@ -55,8 +58,8 @@ def create_app(
         redoc_url=None,
         lifespan=_lifespan(settings, parts, metrics, draining),
     )
-    for router in (jobs.router, images.router, uploads.router, catalogue_routes.router, operations.router):
-        app.include_router(router)
+    for part in (jobs, events, images, uploads, webhooks, deliveries, catalogue_routes, operations):
+        app.include_router(part.router)
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -85,6 +88,9 @@ def _lifespan(
         to_thread.current_default_thread_limiter().total_tokens = _READ_THREADS
         with open_services(settings, parts, metrics, draining) as services:
             app.state.services = services
-            yield
+            poller = Poller(services.database, services.outlooks, services.room)
+            closing = services.room.close_after(draining, settings.linger_seconds)
+            async with running(poller.run(), closing):
+                yield
 
     return lifespan

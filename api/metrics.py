@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -11,7 +11,7 @@ _SECONDS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 
 
 
 class Metrics:
-    """Requests by route, and submitted jobs by model and outcome. Thread-safe."""
+    """Requests by route, submitted jobs by model and outcome, and who waits. Thread-safe."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -28,6 +28,7 @@ class Metrics:
         self._submits = Counter(
             "darkroom_submits", "Jobs submitted.", ("model", "task", "outcome"), registry=self._registry
         )
+        self._waiters = Gauge("darkroom_waiters", "Open streams and long polls.", ("kind",), registry=self._registry)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered. `route` is the template of the path, never the path."""
@@ -37,6 +38,10 @@ class Metrics:
     def count_submit(self, model: str, task: str, *, replayed: bool) -> None:
         """One job was accepted, or an earlier answer repeated."""
         self._submits.labels(model, task, "replayed" if replayed else "accepted").inc()
+
+    def count_waiter(self, kind: str, change: int) -> None:
+        """One more (1) or one less (-1) connection waits for a job: a `stream` or a `poll`."""
+        self._waiters.labels(kind).inc(change)
 
     def render(self) -> bytes:
         """Everything, in the text format of Prometheus."""

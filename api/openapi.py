@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.schemas.job_request import JobRequest
+from api.schemas.webhooks import JobWebhookRequest
 
 _EXAMPLE: Final = {
     "prompt": "a red circle on a white background",
@@ -45,7 +46,7 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
     fields = {
         name: field
         for name, field in schema["properties"].items()
-        if name not in {"image", "mask", "output", "refiner", "adapters", "steps"}
+        if name not in {"image", "mask", "output", "refiner", "adapters", "steps", "webhook"}
     }
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
     output = {
@@ -54,8 +55,13 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
         "output.metadata": {"type": "boolean"},
         "output.grid": {"type": "boolean"},
     }
+    webhook = {
+        "webhook.url": {"type": "string", "format": "uri", "description": "Where to tell of this job."},
+        "webhook.events": JobWebhookRequest.model_json_schema()["properties"]["events"],
+        "webhook.secret": {"type": "string", "writeOnly": True},
+    }
     whole = {"type": "string", "description": "Instead of flat fields: the JSON request as one part."}
-    properties = {"image": image, "mask": image, **fields, **output, "request": whole}
+    properties = {"image": image, "mask": image, **fields, **output, **webhook, "request": whole}
     return {"title": "JobForm", "type": "object", "properties": properties}
 
 

@@ -9,13 +9,16 @@ from typing import Final
 from anyio import CapacityLimiter
 
 from api.dependencies import Bell, Decoder, Services, UrlCheck
+from api.live.room import WaitingRoom
 from api.metrics import Metrics
+from api.outlooks import Outlooks
 from common.catalogue_file import load_catalogue
 from common.db.engine import Database
 from common.db.workers import count_live
 from common.domain.catalogue import Catalogue
 from common.settings import Settings
 from common.storage.port import ObjectStore
+from common.vault import Vault, open_vault
 
 _SUBMIT_THREADS: Final = 8
 _BODIES: Final = 8
@@ -31,6 +34,7 @@ class Parts:
     decoder: Decoder | None = None
     catalogue: Catalogue | None = None
     outbound: UrlCheck | None = None
+    vault: Vault | None = None
 
 
 @contextmanager
@@ -38,14 +42,18 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
     """Every service, for as long as the block runs."""
     with ExitStack() as stack:
         database = parts.database or _open_database(settings, stack)
+        catalogue = parts.catalogue or load_catalogue(settings)
         yield Services(
             settings=settings,
             database=database,
             store=parts.store or _open_store(settings),
             doorbell=parts.doorbell or _open_doorbell(settings, database, stack),
             decoder=parts.decoder or _open_decoder(settings, stack),
-            catalogue=parts.catalogue or load_catalogue(settings),
+            catalogue=catalogue,
             outbound=parts.outbound or _open_outbound(settings),
+            vault=parts.vault or open_vault(settings),
+            outlooks=Outlooks(database, catalogue, fresh_seconds=settings.lease_seconds),
+            room=WaitingRoom(settings.max_waiters, metrics),
             metrics=metrics,
             draining=draining,
             submits=CapacityLimiter(_SUBMIT_THREADS),

@@ -1,21 +1,27 @@
 """The HTTP server around the app: uvicorn, told once how."""
 
+from asyncio import Transport
+from dataclasses import dataclass
 from signal import SIGINT
+from socket import SO_SNDBUF, SOL_SOCKET
 from socket import socket as Socket  # noqa: N812 - a type here
 from threading import Event
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from api.live.connection import EXTENSION
 from common.clock import monotonic_seconds
 from common.settings import Settings
 
 _GRACE_SECONDS: Final = 30
 _KEEP_ALIVE_SECONDS: Final = 20
 _MAX_HEADER_BYTES: Final = 64 << 10
+_NARROW_BYTES: Final = 8 << 10
 
 _log = structlog.get_logger()
 
@@ -54,16 +60,41 @@ class Server(uvicorn.Server):
         return is_over and (self.force_exit or monotonic_seconds() >= self._leaves_at)
 
 
-def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
-    """Serve until a signal; requests in flight get 30 seconds. False when the app could not start.
+class HttpProtocol(H11Protocol):
+    """Hands every request its `api.live.connection.Connection`.
 
     h11 and not httptools: it bounds the header, which uvicorn's other parser does not.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._served = self.app
+        self.app = self._serve
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        scope.setdefault("extensions", {})[EXTENSION] = _HttpConnection(self.transport)
+        await self._served(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class _HttpConnection:
+    transport: Transport
+
+    def narrow(self) -> None:
+        self.transport.set_write_buffer_limits(high=_NARROW_BYTES)
+        self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, _NARROW_BYTES)
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+
+def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
+    """Serve until a signal; requests in flight get 30 seconds. False when the app could not start."""
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http="h11",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,

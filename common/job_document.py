@@ -1,32 +1,26 @@
 """A job as JSON: what an answer, a stream and a webhook are all made of. Pure: URLs' base, time and outlook come in."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from common.clock import to_rfc3339
 from common.domain.job import StoredImage
 from common.domain.lifecycle import JobState
+from common.domain.outlook import UNKNOWN, Outlook
 from common.domain.params import PassParams
 from common.domain.recipe import recipe_of
 from common.domain.snapshot import JobSnapshot
 
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a job may expect, as far as it is known.
-
-    `position`: claimable jobs of its pool before it, or with `is_lower_bound` at least so many; `start_seconds` until
-    it reaches a device; `run_seconds` on the device, all of it for a queued job, what is left of it for a running one.
-    """
-
-    position: int | None = None
-    is_lower_bound: bool = False
-    start_seconds: float | None = None
-    run_seconds: float | None = None
-
-
-UNKNOWN = Outlook()
+__all__ = [
+    "UNKNOWN",
+    "Outlook",
+    "job_etag",
+    "job_url",
+    "present_image",
+    "present_job",
+    "present_progress",
+    "present_queue",
+]
 
 
 def present_job(job: JobSnapshot, base: str, now: datetime, outlook: Outlook = UNKNOWN) -> dict[str, Any]:
@@ -73,11 +67,16 @@ def job_url(base: str, job_id: str) -> str:
     return f"{base}/v1/jobs/{job_id}"
 
 
-def job_etag(job: JobSnapshot) -> str:
-    """Changes whenever the answer does: version, wish to cancel and, while running, progress."""
+def job_etag(job: JobSnapshot, outlook: Outlook) -> str:
+    """Changes whenever the answer does: version, wish to cancel, progress while running, position while queued.
+
+    Seconds to wait alone change nothing.
+    """
     parts = [str(job.version), *(["c"] if job.cancel_requested else [])]
     if job.progress:
         parts += [job.progress.stage, str(job.progress.step)]
+    if job.state is JobState.QUEUED and outlook.position is not None:
+        parts.append(f"q{outlook.position}{'+' if outlook.is_lower_bound else ''}")
     return f'"{".".join(parts)}"'
 
 

@@ -1,6 +1,5 @@
 """Results: the bytes of finished jobs."""
 
-import hashlib
 import re
 from typing import Annotated, Any, Final
 
@@ -72,15 +71,15 @@ def fetch_grid(
     dependencies=[accepts_query()],
 )
 def fetch_preview(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
-    """A rough picture of a running job, made of its latents."""
-    preview = look_at_preview(services, caller, job_id)
-    if preview is None:
+    """A rough picture of a running job, made of its latents. The `preview` events of its stream carry the same tag."""
+    found = look_at_preview(services, caller, job_id, lambda tag: has_match(request, tag))
+    if found is None:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
-    tag = f'"{hashlib.sha256(preview).hexdigest()[:32]}"'
+    tag, picture = found
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Content-Security-Policy": _POLICY}
-    if has_match(request, tag):
+    if picture is None:
         return not_modified(tag, {"Cache-Control": headers["Cache-Control"]})
-    return Response(preview, 200, headers, "image/jpeg")
+    return Response(picture, 200, headers, "image/jpeg")
 
 
 def _answer(request: Request, services: Services, fetched: Fetched, *, as_download: bool) -> Response:

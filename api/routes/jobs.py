@@ -1,5 +1,6 @@
 """Jobs: submit, look, list, change, cancel, retry, erase."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from anyio import to_thread
@@ -8,7 +9,8 @@ from fastapi.responses import JSONResponse
 
 from api.auth import Reader, Writer
 from api.bodies import Body, read_body, read_json_body
-from api.dependencies import ServicesDep, accepts_query, base_url, refuse_body, room_for_a_body
+from api.dependencies import Services, ServicesDep, accepts_query, base_url, refuse_body, room_for_a_body
+from api.preferences import MOST_WAIT_SECONDS, wait_preference
 from api.routes.responses import PROBLEMS, has_match, job_response, not_modified, refusals
 from api.schemas.job import DryRun, Job, JobPage
 from api.schemas.job_edits import JobEditRequest, RetryRequest
@@ -19,9 +21,9 @@ from api.use_cases.edit_job import edit_job
 from api.use_cases.erase_job import erase_job
 from api.use_cases.idempotency import Idempotency, check_keys
 from api.use_cases.look_up import look_at_job, look_at_jobs
-from api.use_cases.plan_job import Plan
 from api.use_cases.retry_job import Retry, retry_job
-from api.use_cases.submit_job import Submission, Submitted, preview_submit, submit_job
+from api.use_cases.submit_job import Preview, Submission, Submitted, preview_submit, submit_job
+from api.use_cases.wait_for_job import sight_job, wait_for_end, wait_for_job
 from api.validation import parse_as, parse_job_request
 from common.clock import utc_now
 from common.domain.errors import Invalid, Problem
@@ -32,6 +34,11 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
 JobId = Annotated[str, Query(pattern=r"^job_[0-9a-f]{32}$", description="Jobs older than this one.")]
 ModelId = Annotated[str, Query(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+Since = Annotated[int | None, Query(ge=0, description="A version that is known already; by default the one now.")]
+Wait = Annotated[int, Query(ge=0, le=MOST_WAIT_SECONDS, description="How long to wait for a change, in seconds.")]
+Preferences = Annotated[
+    str | None, Header(description="`wait=N`: answer when the job is over, after N seconds (1-60) at the latest.")
+]
 IdempotencyKey = Annotated[str | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")]
 
 _FILTERS: Final = ("status", "task", "model", "tag", "created_after", "created_before")
@@ -52,7 +59,11 @@ _RETRY_BODY: Final = {
     response_description="Accepted; the job is durable.",
     responses={
         202: _ACCEPTED,
-        200: {"model": Job | DryRun, "description": "A dry run, or the repetition of a request whose job is finished."},
+        200: {
+            "model": Job | DryRun,
+            "description": "A dry run, a job that finished while the answer waited (`Prefer`), or the repetition of a "
+            "request whose job is finished.",
+        },
     },
     dependencies=[accepts_query("dry_run")],
 )
@@ -62,22 +73,31 @@ async def submit(
     caller: Writer,
     dry_run: Annotated[bool, Query(description="Check everything, store nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
+    prefer: Preferences = None,
 ) -> Response:
     """Send JSON, or a multipart form: `curl -F image=@cat.png -F prompt="a red cat" -F strength=0.6 …`.
 
     With an `Idempotency-Key` the same request makes one job however often it is sent; a repetition answers that job
-    as it now is, with `Idempotent-Replayed: true`.
+    as it now is, with `Idempotent-Replayed: true`. With `Prefer: wait=N` the answer waits for the end of the job.
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
+    seconds = wait_preference(request.headers.getlist("prefer"))
     async with room_for_a_body(services):
         body = await read_body(request)
 
-        def work() -> Submitted | Plan:
+        def work() -> Submitted | Preview:
             submission = _submission(request, body, key)
-            return (preview_submit if dry_run else submit_job)(services, caller, submission)
+            if dry_run:
+                return preview_submit(services, caller, submission)
+            return _with_outlook(services, submit_job(services, caller, submission))
 
         outcome = await to_thread.run_sync(work, limiter=services.submits)
-    return _answer(request, outcome)
+    if seconds and isinstance(outcome, Submitted):
+        finished = await wait_for_end(services.room, outcome.job, request.receive, seconds=seconds)
+        if finished is not None:
+            applied = {"Preference-Applied": f"wait={seconds}"}
+            return _answer(request, services, Submitted(finished, replayed=outcome.replayed), applied)
+    return _answer(request, services, outcome)
 
 
 @router.get(
@@ -113,14 +133,31 @@ def index(
     "/{job_id}",
     summary="Look at a job",
     responses={200: {"model": Job}, 304: {"description": "Nothing changed since the `If-None-Match` tag."}},
-    dependencies=[accepts_query()],
+    dependencies=[accepts_query("wait", "since")],
 )
-def show(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
-    """Poll this until `status` is terminal; `Retry-After` suggests the interval, `ETag` spares the body."""
-    job = look_at_job(services, caller, job_id)
-    if has_match(request, job_etag(job)):
-        return not_modified(job_etag(job), {"Cache-Control": "private, no-cache"})
-    return job_response(request, job)
+async def show(
+    request: Request,
+    services: ServicesDep,
+    caller: Reader,
+    job_id: str,
+    wait: Wait = 0,
+    since: Since = None,
+) -> Response:
+    """Poll this until `status` is terminal; `Retry-After` suggests the interval, `ETag` spares the body.
+
+    With `wait` the answer comes when the job's version is above `since`, when it is over, or after so many seconds.
+    """
+    if wait:
+        sighting = await sight_job(services, caller, job_id)
+        known = sighting.job.version if since is None else since
+        job, outlook = await wait_for_job(
+            services.room, sighting, request.receive, seconds=wait, is_news=lambda job: job.version > known
+        )
+    else:
+        job, outlook = await to_thread.run_sync(look_at_job, services, caller, job_id)
+    if has_match(request, tag := job_etag(job, outlook)):
+        return not_modified(tag, {"Cache-Control": "private, no-cache"})
+    return job_response(request, job, outlook)
 
 
 @router.post(
@@ -131,7 +168,8 @@ def show(request: Request, services: ServicesDep, caller: Reader, job_id: str) -
 )
 def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str) -> Response:
     """At once if no device has started it, else at the next step. A finished job stays as it is; repeat at will."""
-    return job_response(request, cancel_job(services, caller, job_id))
+    job = cancel_job(services, caller, job_id)
+    return job_response(request, job, services.outlooks.of(job))
 
 
 @router.patch(
@@ -149,8 +187,13 @@ async def edit(request: Request, services: ServicesDep, caller: Writer, job_id: 
     Each is replaced as a whole. Another priority puts the job where one of that priority, submitted now, would stand.
     """
     body = await read_json_body(request)
-    job = await to_thread.run_sync(edit_job, services, caller, job_id, parse_as(JobEditRequest, body.members))
-    return job_response(request, job)
+    wish = parse_as(JobEditRequest, body.members)
+
+    def work() -> Response:
+        job = edit_job(services, caller, job_id, wish)
+        return job_response(request, job, services.outlooks.of(job))
+
+    return await to_thread.run_sync(work)
 
 
 @router.post(
@@ -172,16 +215,20 @@ async def retry(
     """A new job with the request of one that failed or was canceled, and with `overrides` in place of its fields.
 
     An override replaces its field as a whole, null is back to the default. The images stay, as they were prepared for
-    the first job, and so does the seed that it was told; `"seed": null` draws another. Tags, metadata, external id and
-    priority (as far as the key may use it) are carried over. `Idempotency-Key` works as at a submit.
+    the first job, and so does the seed that it was told; `"seed": null` draws another. Tags, metadata, external id,
+    webhook and priority (as far as the key may use it) are carried over. `Idempotency-Key` works as at a submit.
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
     async with room_for_a_body(services):
         body = await read_json_body(request, may_be_empty=True)
         overrides = parse_as(RetryRequest, body.members).overrides
         wish = Retry(job_id, overrides, _idempotency(request, body, key))
-        outcome = await to_thread.run_sync(retry_job, services, caller, wish, limiter=services.submits)
-    return _answer(request, outcome)
+
+        def work() -> Submitted:
+            return _with_outlook(services, retry_job(services, caller, wish))
+
+        outcome = await to_thread.run_sync(work, limiter=services.submits)
+    return _answer(request, services, outcome)
 
 
 @router.delete(
@@ -192,13 +239,14 @@ async def retry(
     responses=refusals(404),
     dependencies=[accepts_query(), Depends(refuse_body)],
 )
-def erase(services: ServicesDep, caller: Writer, job_id: str) -> Response:
+async def erase(services: ServicesDep, caller: Writer, job_id: str) -> Response:
     """Cancels it if need be and erases inputs, results and prompt; what another job uses too stays with that one.
 
     From then on whatever is asked of it answers 410 `gone`, and lists leave it out; only a repeated DELETE answers
     204 again.
     """
-    erase_job(services, caller, job_id)
+    await to_thread.run_sync(erase_job, services, caller, job_id)
+    services.room.doubt(job_id)
     return Response(status_code=204)
 
 
@@ -214,20 +262,34 @@ def _idempotency(request: Request, body: Body, key: str | None) -> Idempotency |
     return Idempotency(key, body.fingerprint(request.method, request.url.path)) if key else None
 
 
-def _answer(request: Request, outcome: Submitted | Plan) -> Response:
-    if isinstance(outcome, Plan):
-        return JSONResponse(_present_plan(outcome))
-    headers = {"Location": job_url(base_url(request), outcome.job.id)}
+def _with_outlook(services: Services, submitted: Submitted) -> Submitted:
+    """The same, with what its job may expect at hand for `_answer`, which reads no database."""
+    services.outlooks.refresh(submitted.job.pool)
+    return submitted
+
+
+def _answer(
+    request: Request, services: Services, outcome: Submitted | Preview, applied: Mapping[str, str] | None = None
+) -> Response:
+    """`applied`: headers that tell of a preference that was followed."""
+    if isinstance(outcome, Preview):
+        return JSONResponse(_present_preview(outcome))
+    headers = {"Location": job_url(base_url(request), outcome.job.id), **(applied or {})}
     if outcome.replayed:
         headers["Idempotent-Replayed"] = "true"
-    is_over = outcome.replayed and outcome.job.state.is_terminal
-    return job_response(request, outcome.job, 200 if is_over else 202, headers)
+    is_over = outcome.job.state.is_terminal and (outcome.replayed or bool(applied))
+    return job_response(request, outcome.job, services.outlooks.peek(outcome.job), 200 if is_over else 202, headers)
 
 
-def _present_plan(plan: Plan) -> dict[str, Any]:
+def _present_preview(preview: Preview) -> dict[str, Any]:
+    plan, outlook = preview.plan, preview.outlook
+    run_seconds = plan.cost if outlook.run_seconds is None else outlook.run_seconds
     return {
         "feasible": True,
         "effective_params": plan.params.as_dict(),
         "warnings": list(plan.warnings),
-        "estimate": {"queue_seconds": None, "run_seconds": round(plan.cost, 3)},
+        "estimate": {
+            "queue_seconds": None if outlook.start_seconds is None else round(outlook.start_seconds, 1),
+            "run_seconds": round(run_seconds, 3),
+        },
     }

@@ -4,23 +4,24 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from api.dependencies import base_url
 from api.schemas.problem import ProblemDocument
 from common.clock import utc_now
+from common.domain.outlook import Outlook, poll_seconds
 from common.domain.snapshot import JobSnapshot
 from common.job_document import job_etag, present_job
 
 Documented = dict[int | str, dict[str, Any]]
 
-POLL_SECONDS: Final = 1
 _PROBLEM: Final = {"model": ProblemDocument, "description": "Refused; see `code`, `detail` and `errors`."}
 PROBLEMS: Final[Documented] = {"4XX": _PROBLEM, "503": {**_PROBLEM, "description": "Come back after `Retry-After`."}}
 
 _REFUSALS: Final = {
     403: "The key lacks the scope, or may not use this priority.",
-    404: "There is no such job (of this tenant).",
-    409: "`not_editable`: the job's state does not allow it; `idempotency_in_flight`: ask again.",
+    404: "There is no such thing (of this tenant).",
+    409: "`not_editable`: its state does not allow it; `idempotency_in_flight`: ask again.",
     410: "`gone`: the job has been erased.",
     415: "The body is not JSON.",
     422: "A field is wrong; see `errors`.",
@@ -32,14 +33,20 @@ def refusals(*statuses: int) -> Documented:
     return {status: {"model": ProblemDocument, "description": _REFUSALS[status]} for status in statuses}
 
 
+def takes_json(model: type[BaseModel], *, required: bool = True, example: Any = None) -> dict[str, Any]:
+    """How a route documents the JSON body that it reads by hand."""
+    content = {"schema": model.model_json_schema()} | ({} if example is None else {"example": example})
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
+
+
 def job_response(
-    request: Request, job: JobSnapshot, status: int = 200, headers: dict[str, str] | None = None
+    request: Request, job: JobSnapshot, outlook: Outlook, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """The job with its `ETag`, and while it is not finished the suggested poll interval."""
-    own = {"ETag": job_etag(job), "Cache-Control": "private, no-cache", **(headers or {})}
+    """The job and what it may expect, with its `ETag`, and while it is not finished the suggested poll interval."""
+    own = {"ETag": job_etag(job, outlook), "Cache-Control": "private, no-cache", **(headers or {})}
     if not job.state.is_terminal:
-        own["Retry-After"] = str(POLL_SECONDS)
-    return JSONResponse(present_job(job, base_url(request), utc_now()), status, own)
+        own["Retry-After"] = str(poll_seconds(job, outlook))
+    return JSONResponse(present_job(job, base_url(request), utc_now(), outlook), status, own)
 
 
 def not_modified(etag: str, headers: dict[str, str] | None = None) -> Response:

@@ -108,10 +108,11 @@ def make_api(database: Database, tmp_path: Path) -> Iterator[Callable[..., Api]]
     """Builds an API with these settings; all are closed at the end."""
     clients: list[TestClient] = []
 
-    def make(*, decoder: Any = None, outbound: Any = None, **settings: Any) -> Api:
+    def make(*, decoder: Any = None, outbound: Any = None, vault: Any = None, **settings: Any) -> Api:
         store, bell, decoder = MemoryStore(), RecordingBell(), decoder or FakeDecoder()
         own = Settings(_env_file=None, data_dir=tmp_path, **settings)
-        app = create_app(own, database=database, store=store, doorbell=bell, decoder=decoder, outbound=outbound)
+        parts = {"store": store, "doorbell": bell, "decoder": decoder, "outbound": outbound, "vault": vault}
+        app = create_app(own, database=database, **parts)
         client = TestClient(app, base_url="http://127.0.0.1:8000", follow_redirects=False)
         clients.append(client)
         client.__enter__()
