@@ -46,7 +46,8 @@ async def read_body(request: Request) -> Body:
         raise Refusal(detail, code="unsupported_media_type")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        data = await request.body()
+        # Not `request.body()`, which keeps the bytes for as long as there is the request.
+        data = b"".join([chunk async for chunk in request.stream()])
         return Body(await run_in_threadpool(parse_json, data))
     if media_type == "multipart/form-data":
         return Body(*await read_form(request))

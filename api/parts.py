@@ -9,6 +9,7 @@ from typing import Final
 from anyio import CapacityLimiter
 
 from api.dependencies import Bell, Decoder, Services, UrlCheck
+from api.descriptors import places_to_wait
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
@@ -53,7 +54,7 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
             outbound=parts.outbound or _open_outbound(settings),
             vault=parts.vault or open_vault(settings),
             outlooks=Outlooks(database, catalogue, fresh_seconds=settings.lease_seconds),
-            room=WaitingRoom(settings.max_waiters, metrics),
+            room=WaitingRoom(places_to_wait(settings.max_waiters), metrics),
             metrics=metrics,
             draining=draining,
             submits=CapacityLimiter(_SUBMIT_THREADS),

@@ -1,6 +1,7 @@
 """The HTTP server around the app: uvicorn, told once how."""
 
 from asyncio import Transport
+from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIGINT
 from socket import SO_SNDBUF, SOL_SOCKET
@@ -14,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from api.descriptors import raise_limit
 from api.live.connection import EXTENSION
 from common.clock import monotonic_seconds
 from common.settings import Settings
@@ -81,6 +83,12 @@ class _HttpConnection:
     transport: Transport
 
     def narrow(self) -> None:
+        if self.transport.is_closing():
+            return
+        with suppress(RuntimeError, OSError):  # closed just now: uvloop says the one, asyncio the other
+            self._narrow()
+
+    def _narrow(self) -> None:
         self.transport.set_write_buffer_limits(high=_NARROW_BYTES)
         self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, _NARROW_BYTES)
 
@@ -89,7 +97,11 @@ class _HttpConnection:
 
 
 def run_server(app: FastAPI, settings: Settings, draining: Event) -> bool:
-    """Serve until a signal; requests in flight get 30 seconds. False when the app could not start."""
+    """Serve until a signal; requests in flight get 30 seconds. False when the app could not start.
+
+    Lets this process, and those that it starts, open as many files as the system allows it.
+    """
+    raise_limit()
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -50,10 +50,12 @@ def reconnect_wait(attempt: int, retry_seconds: float | None, retry_after_second
 def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """The `Retry-After` header in seconds from now, whichever of its two forms it has; None when it says nothing."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # "-0000": of no known zone
         return None
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

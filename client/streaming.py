@@ -12,7 +12,8 @@ import httpx
 from client.errors import ClientError, ConnectionFailed, DarkroomAPIError
 from client.event_stream import EventStreamParser, ServerEvent
 from client.patience import RETRYABLE_STATUSES, reconnect_wait
-from client.transport import Transport
+from client.transport import Transport, read_body
+from common.domain.lifecycle import TERMINAL
 
 EventKind: TypeAlias = Literal["status", "progress", "preview", "output", "done"]
 
@@ -43,9 +44,9 @@ class JobStream:
 
     Connects again whenever a connection is refused, breaks, ends early or is silent for 45 s, for as long as the server
     can be reached at least every `retry_seconds` of the transport. Every event comes once and in order; of progress and
-    previews only what is newest. Raises `DarkroomAPIError` for a refusal that will stay, `ConnectionFailed` when
-    patience ends. Ends without `done` only at `end_at`, a moment of the transport's clock. Without `insists` a first
-    connection that fails is not tried again.
+    previews only what is newest. To who has seen all, `done` is told once more. Raises `DarkroomAPIError` for a refusal
+    that will stay, `ConnectionFailed` when patience ends. Ends without `done` only at `end_at`, a moment of the
+    transport's clock. Without `insists` a first connection that fails is not tried again.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class JobStream:
             self._address, headers, silence_seconds=SILENCE_SECONDS, end_at=self._end_at
         ) as answer:
             if answer.status_code == httpx.codes.NO_CONTENT:  # nothing comes after what was seen
-                self._cursor.is_done = True
+                yield from self._last_event()
                 return
             parser = EventStreamParser()
             for piece in answer.iter_bytes():
@@ -101,6 +102,15 @@ class JobStream:
                         if self._cursor.is_done:
                             return
                 self._retry_seconds = parser.retry_seconds or self._retry_seconds
+
+    def _last_event(self) -> Iterator[JobEvent]:
+        """`done`, made of the job: a server whose job lost its pictures meanwhile has counted fewer events than we."""
+        job = read_body(self._transport.request("GET", self._address.removesuffix("/events"), may_repeat=True))
+        if job.get("status") in TERMINAL:
+            version, number = _position(self._cursor.last_id or "") or (job["version"], 0)
+            event = JobEvent("done", f"{version}.{number + 1}", job)
+            self._cursor.takes(event)
+            yield event
 
     def _wait(self, failure: ClientError) -> None:
         now = self._transport.clock()

@@ -17,7 +17,7 @@ from common.domain.lifecycle import TERMINAL
 
 RawJob: TypeAlias = dict[str, Any]
 
-_HOLD_SECONDS: Final = 20
+_HOLD_SECONDS: Final = 50  # servers hold up to 60, and so do many proxies
 _HELD_SECONDS: Final = 1.0  # an answer held back for so long needs no pause after it
 _AGAIN_SECONDS: Final = 15.0
 
@@ -79,7 +79,7 @@ class Wait:
 
     def _look_for_a_while(self, show: Callable[[RawJob], object]) -> RawJob | None:
         until = self._transport.clock() + _AGAIN_SECONDS
-        while self._transport.clock() < until:
+        while self._transport.clock() < until or self._is_last_look():
             answer = self._look()
             job = self._take(answer)
             if job is not None:
@@ -128,9 +128,12 @@ class Wait:
         self._looks += 1
         return poll_wait(self._looks - 1, parse_retry_after(answer.headers))
 
+    def _is_last_look(self) -> bool:
+        return self._end_at is not None and self._transport.clock() >= self._end_at
+
     def _pause(self, seconds: float) -> None:
         left = float("inf") if self._end_at is None else self._end_at - self._transport.clock()
-        if left <= 0 or left < seconds:
+        if left <= 0:
             raise WaitTimeout(f"{self._address.rpartition('/')[2]} is not finished after {self._timeout:g} seconds")
-        if seconds > 0:
-            self._transport.sleep(seconds)
+        if seconds > 0:  # less than asked for if need be: the last look is when the time is up
+            self._transport.sleep(min(seconds, left))

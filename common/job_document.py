@@ -68,7 +68,8 @@ def job_url(base: str, job_id: str) -> str:
 
 
 def job_etag(job: JobSnapshot, outlook: Outlook) -> str:
-    """Changes whenever the answer does: version, wish to cancel, progress while running, position while queued.
+    """Changes whenever the answer does: version, wish to cancel, progress while running, position while queued, and
+    results that have expired.
 
     Seconds to wait alone change nothing.
     """
@@ -77,6 +78,8 @@ def job_etag(job: JobSnapshot, outlook: Outlook) -> str:
         parts += [job.progress.stage, str(job.progress.step)]
     if job.state is JobState.QUEUED and outlook.position is not None:
         parts.append(f"q{outlook.position}{'+' if outlook.is_lower_bound else ''}")
+    if job.state is JobState.SUCCEEDED and not job.images:
+        parts.append("x")
     return f'"{".".join(parts)}"'
 
 

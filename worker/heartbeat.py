@@ -127,9 +127,10 @@ class Heartbeat:
         previews = self._roster.take_previews()
         if not previews:
             return
+        encoded = [(job, _as_jpeg(picture)) for job, picture in previews]  # while nobody waits for this to commit
         with self._database.write() as connection:
-            for job, picture in previews:
-                reports.report_preview(connection, job.id, job.fence, _as_jpeg(picture))
+            for job, jpeg in encoded:
+                reports.report_preview(connection, job.id, job.fence, jpeg)
 
 
 def _as_jpeg(picture: Image) -> bytes:

@@ -7,6 +7,8 @@ from starlette.types import Scope, Send
 
 EXTENSION: Final = "darkroom.connection"
 
+_PIECE_BYTES: Final = 8 << 10
+
 
 class Connection(Protocol):
     """What a server lets us do to the connection of a request, see `api.server`."""
@@ -26,7 +28,7 @@ class Stalled(Exception):
 
 
 class Line:
-    """Sends parts of one response. `stall_seconds`: how long a part may wait for its reader."""
+    """Sends parts of one response. `stall_seconds`: how long 8 kB of it may wait for their reader."""
 
     __slots__ = ("_connection", "_send", "_stall_seconds")
 
@@ -42,10 +44,16 @@ class Line:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes, *, is_last: bool = False) -> None:
-        """Send a part of the body. Raises `Stalled` when it is not taken in time."""
+        """Send a part of the body, however slowly it is taken. Raises `Stalled` when nothing of it is for too long."""
+        for start in range(0, len(body), _PIECE_BYTES):
+            await self._write_piece(body[start : start + _PIECE_BYTES], is_last=False)
+        if is_last:
+            await self._write_piece(b"", is_last=True)
+
+    async def _write_piece(self, piece: bytes, *, is_last: bool) -> None:
         try:
             async with asyncio.timeout(self._stall_seconds):
-                await self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
+                await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
         except TimeoutError:
             raise Stalled from None
 

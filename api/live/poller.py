@@ -1,7 +1,7 @@
-"""The one reader of the database for all who wait: look, tell, pause; and never more than so many queries a second."""
+"""The one reader of the database for all who wait: look, tell, pause; and never more than so many looks a second."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,11 +15,14 @@ from common.clock import monotonic_seconds
 from common.db.engine import Database
 from common.db.watching import Look, look_at_changes
 from common.domain.errors import Unavailable
+from common.domain.lifecycle import JobState
 from common.domain.watching import Mark
 
-QUERIES_A_SECOND: Final = 15
-_LEAST_PAUSE_SECONDS: Final = 0.1
-_SHARE_OF_PAUSES: Final = 10  # the database is ours for a tenth of the time at most
+LOOKS_A_SECOND: Final = 7  # on the long run; a look that finds nothing is two queries
+MOST_SAVED_LOOKS: Final = 20  # a short job comes to its end at a brisk pace
+QUERIES_A_SECOND: Final = 60  # however much changes
+_LEAST_PAUSE_SECONDS: Final = 0.05
+_SHARE_OF_PAUSES: Final = 5  # looks take a sixth of the time at most
 _LONGEST_PAUSE_SECONDS: Final = 2.0  # but one slow look must not leave everybody in the dark
 _OUTLOOK_SECONDS: Final = 1.0
 _QUERIES_OF_AN_OUTLOOK: Final = 4
@@ -38,6 +41,27 @@ class _Taken:
     seconds: float
 
 
+class Budget:
+    """Looks that may be made: so many a second on the long run, and some at once after a time with few.
+
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._saved = float(MOST_SAVED_LOOKS)
+        self._saved_at = clock()
+
+    def spend(self, queries: int, seconds: float) -> float:
+        """How long to leave the database alone after a look of so many queries that took so long together."""
+        now = self._clock()
+        earned = self._saved + (now - self._saved_at) * LOOKS_A_SECOND
+        self._saved, self._saved_at = min(earned, MOST_SAVED_LOOKS) - 1, now
+        owed = (1 - self._saved) / LOOKS_A_SECOND
+        pause = max(_LEAST_PAUSE_SECONDS, owed, queries / QUERIES_A_SECOND, seconds * _SHARE_OF_PAUSES)
+        return min(pause, _LONGEST_PAUSE_SECONDS)
+
+
 class Poller:
     """Looks at the jobs of a waiting room again and again. With nobody waiting it does nothing."""
 
@@ -48,6 +72,7 @@ class Poller:
         self._thread = CapacityLimiter(1)
         self._outlooks_at = -_OUTLOOK_SECONDS
         self._back_off_seconds = 0.0
+        self._budget = Budget(room.clock)
 
     async def run(self) -> None:
         """Look and pause, for ever."""
@@ -67,7 +92,7 @@ class Poller:
         self._tell(known, taken.look, began)
         if pools:
             self._expect()
-        return pause_after(taken.queries, taken.seconds)
+        return self._budget.spend(taken.queries, taken.seconds)
 
     async def _look_or_back_off(self) -> float:
         try:
@@ -105,7 +130,12 @@ class Poller:
         for job_id in look.missing:
             if watched := self._room.jobs.get(job_id):
                 watched.lose()
-        for job_id in known.keys() - look.missing:
+        for job_id, mark in look.unreadable.items():
+            if watched := self._room.jobs.get(job_id):
+                _log.warning("live.unreadable", job_id=job_id)
+                watched.mark = mark  # its newest state is for a newer release to tell
+        news = {job.id for job in look.changed}
+        for job_id in known.keys() - look.missing - look.unreadable.keys() - news:
             if watched := self._room.jobs.get(job_id):
                 watched.seen_at = max(watched.seen_at, began)
         for job in look.changed:
@@ -113,22 +143,16 @@ class Poller:
                 watched.expect(self._outlooks.peek(job))
 
     def _pools_due(self, moment: float) -> set[str]:
-        """Of these the outlook is to be looked at anew: once a second those that a watched job is in."""
+        """Of these the outlook is to be looked at anew: once a second those that a watched job is queued in."""
         if moment - self._outlooks_at < _OUTLOOK_SECONDS:
             return set()
         self._outlooks_at = moment
-        return {watched.job.pool for watched in self._room.jobs.values() if not watched.job.state.is_terminal}
+        return {watched.job.pool for watched in self._room.jobs.values() if watched.job.state is JobState.QUEUED}
 
     def _expect(self) -> None:
         for watched in self._room.jobs.values():
             if not watched.job.state.is_terminal:
                 watched.expect(self._outlooks.peek(watched.job))
-
-
-def pause_after(queries: int, seconds: float) -> float:
-    """How long to leave the database alone after so many queries that took so long together."""
-    share = min(seconds * _SHARE_OF_PAUSES, _LONGEST_PAUSE_SECONDS)
-    return max(_LEAST_PAUSE_SECONDS, queries / QUERIES_A_SECOND, share)
 
 
 @asynccontextmanager

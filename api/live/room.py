@@ -93,7 +93,10 @@ class WaitingRoom:
         self._looked = asyncio.Event()
 
     def doubt(self, job_id: str) -> None:
-        """The job was changed in a way that nobody may miss: what was seen of it until now is fresh no more."""
+        """The job was just changed by a client of this process: what was seen of it until now is fresh no more.
+
+        May be called from any thread.
+        """
         if watched := self.jobs.get(job_id):
             watched.doubted_at = self.clock()
 

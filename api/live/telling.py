@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from common.clock import to_rfc3339
 from common.domain.errors import Invalid, Problem
+from common.domain.lifecycle import JobState
 from common.domain.outlook import Outlook
 from common.domain.snapshot import JobSnapshot
 from common.domain.watching import JobEvent
@@ -39,7 +40,7 @@ def parse_place(given: Sequence[str]) -> Place | None:
 
 def has_all(place: Place | None, job: JobSnapshot) -> bool:
     """Whether a client that stopped there has been told everything, `done` included."""
-    return place is not None and job.state.is_terminal and place >= (job.version, len(job.images) + 1)
+    return place is not None and job.state.is_terminal and place >= _last_place(job)
 
 
 @dataclass(slots=True)
@@ -104,14 +105,16 @@ class Telling:
     def _results(self, job: JobSnapshot, now: datetime) -> list[bytes]:
         """What of the results and the end has not been told yet."""
         url = job_url(self.base, job.id)
-        told: list[tuple[str, Any]] = [("output", present_image(job, image, url)) for image in job.images]
-        told.append(("done", present_job(job, self.base, now)))
+        told: list[tuple[Place, str, Any]] = [
+            ((job.version, image.index + 1), "output", present_image(job, image, url)) for image in job.images
+        ]
+        told.append((_last_place(job), "done", present_job(job, self.base, now)))
         assert self.place is not None
         frames = []
-        for number, (kind, data) in enumerate(told, 1):
-            if self.place < (job.version, number):
-                self.place = (job.version, number)
-                frames.append(frame(kind, self.place, data))
+        for place, kind, data in told:
+            if self.place < place:
+                self.place = place
+                frames.append(frame(kind, place, data))
         return frames
 
     def _reports(self, job: JobSnapshot, outlook: Outlook, now: datetime) -> list[bytes]:
@@ -147,6 +150,12 @@ def frame(kind: str, place: Place, data: object) -> bytes:
     """One event as it goes over the wire."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return f"event: {kind}\nid: {place[0]}.{place[1]}\ndata: {text}\n\n".encode()
+
+
+def _last_place(job: JobSnapshot) -> Place:
+    """That of `done`: behind all results that there were, also when they have expired."""
+    results = job.params.result_count if job.state is JobState.SUCCEEDED else 0
+    return job.version, max(results, len(job.images)) + 1
 
 
 def _progress_of(job: JobSnapshot, outlook: Outlook) -> _Progress:

@@ -8,26 +8,25 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.auth import Reader, Writer
-from api.bodies import Body, read_body, read_json_body
-from api.dependencies import Services, ServicesDep, accepts_query, base_url, refuse_body, room_for_a_body
+from api.bodies import read_json_body
+from api.dependencies import Services, ServicesDep, accepts_query, base_url, refuse_body
 from api.preferences import MOST_WAIT_SECONDS, wait_preference
-from api.routes.responses import PROBLEMS, has_match, job_response, not_modified, refusals
+from api.routes.intake import take_job, take_retry
+from api.routes.responses import PROBLEMS, job_response, job_unless_known, refusals
 from api.schemas.job import DryRun, Job, JobPage
-from api.schemas.job_edits import JobEditRequest, RetryRequest
+from api.schemas.job_edits import JobEditRequest
 from api.schemas.job_request import Tag, TaskName
 from api.schemas.moments import Moment
 from api.use_cases.cancel_job import cancel_job
 from api.use_cases.edit_job import edit_job
 from api.use_cases.erase_job import erase_job
-from api.use_cases.idempotency import Idempotency, check_keys
+from api.use_cases.idempotency import check_keys
 from api.use_cases.look_up import look_at_job, look_at_jobs
-from api.use_cases.retry_job import Retry, retry_job
-from api.use_cases.submit_job import Preview, Submission, Submitted, preview_submit, submit_job
+from api.use_cases.submit_job import Preview, Submitted
 from api.use_cases.wait_for_job import sight_job, wait_for_end, wait_for_job
-from api.validation import parse_as, parse_job_request
+from api.validation import parse_as
 from common.clock import utc_now
-from common.domain.errors import Invalid, Problem
-from common.job_document import job_etag, job_url, present_job
+from common.job_document import job_url, present_job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 
@@ -82,18 +81,10 @@ async def submit(
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
     seconds = wait_preference(request.headers.getlist("prefer"))
-    async with room_for_a_body(services):
-        body = await read_body(request)
-
-        def work() -> Submitted | Preview:
-            submission = _submission(request, body, key)
-            if dry_run:
-                return preview_submit(services, caller, submission)
-            return _with_outlook(services, submit_job(services, caller, submission))
-
-        outcome = await to_thread.run_sync(work, limiter=services.submits)
+    moment = services.room.clock()
+    outcome = await take_job(request, services, caller, key, dry_run=dry_run)
     if seconds and isinstance(outcome, Submitted):
-        finished = await wait_for_end(services.room, outcome.job, request.receive, seconds=seconds)
+        finished = await wait_for_end(services.room, outcome.job, request.receive, seconds=seconds, seen_at=moment)
         if finished is not None:
             applied = {"Preference-Applied": f"wait={seconds}"}
             return _answer(request, services, Submitted(finished, replayed=outcome.replayed), applied)
@@ -132,7 +123,10 @@ def index(
 @router.get(
     "/{job_id}",
     summary="Look at a job",
-    responses={200: {"model": Job}, 304: {"description": "Nothing changed since the `If-None-Match` tag."}},
+    responses={
+        200: {"model": Job},
+        304: {"description": "Nothing changed since the `If-None-Match` tag; `Retry-After` as ever."},
+    },
     dependencies=[accepts_query("wait", "since")],
 )
 async def show(
@@ -155,9 +149,7 @@ async def show(
         )
     else:
         job, outlook = await to_thread.run_sync(look_at_job, services, caller, job_id)
-    if has_match(request, tag := job_etag(job, outlook)):
-        return not_modified(tag, {"Cache-Control": "private, no-cache"})
-    return job_response(request, job, outlook)
+    return job_unless_known(request, job, outlook)
 
 
 @router.post(
@@ -169,6 +161,7 @@ async def show(
 def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str) -> Response:
     """At once if no device has started it, else at the next step. A finished job stays as it is; repeat at will."""
     job = cancel_job(services, caller, job_id)
+    services.room.doubt(job_id)
     return job_response(request, job, services.outlooks.of(job))
 
 
@@ -191,6 +184,7 @@ async def edit(request: Request, services: ServicesDep, caller: Writer, job_id: 
 
     def work() -> Response:
         job = edit_job(services, caller, job_id, wish)
+        services.room.doubt(job_id)
         return job_response(request, job, services.outlooks.of(job))
 
     return await to_thread.run_sync(work)
@@ -219,16 +213,7 @@ async def retry(
     webhook and priority (as far as the key may use it) are carried over. `Idempotency-Key` works as at a submit.
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
-    async with room_for_a_body(services):
-        body = await read_json_body(request, may_be_empty=True)
-        overrides = parse_as(RetryRequest, body.members).overrides
-        wish = Retry(job_id, overrides, _idempotency(request, body, key))
-
-        def work() -> Submitted:
-            return _with_outlook(services, retry_job(services, caller, wish))
-
-        outcome = await to_thread.run_sync(work, limiter=services.submits)
-    return _answer(request, services, outcome)
+    return _answer(request, services, await take_retry(request, services, caller, job_id, key))
 
 
 @router.delete(
@@ -248,24 +233,6 @@ async def erase(services: ServicesDep, caller: Writer, job_id: str) -> Response:
     await to_thread.run_sync(erase_job, services, caller, job_id)
     services.room.doubt(job_id)
     return Response(status_code=204)
-
-
-def _submission(request: Request, body: Body, key: str | None) -> Submission:
-    parsed = parse_job_request(body.members)
-    for role in body.files:
-        if getattr(parsed, role) is not None:
-            raise Invalid([Problem(f"/{role}", "validation_error", f"{role} is given twice")])
-    return Submission(parsed, body.files, _idempotency(request, body, key))
-
-
-def _idempotency(request: Request, body: Body, key: str | None) -> Idempotency | None:
-    return Idempotency(key, body.fingerprint(request.method, request.url.path)) if key else None
-
-
-def _with_outlook(services: Services, submitted: Submitted) -> Submitted:
-    """The same, with what its job may expect at hand for `_answer`, which reads no database."""
-    services.outlooks.refresh(submitted.job.pool)
-    return submitted
 
 
 def _answer(

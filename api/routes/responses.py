@@ -43,10 +43,16 @@ def job_response(
     request: Request, job: JobSnapshot, outlook: Outlook, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """The job and what it may expect, with its `ETag`, and while it is not finished the suggested poll interval."""
-    own = {"ETag": job_etag(job, outlook), "Cache-Control": "private, no-cache", **(headers or {})}
-    if not job.state.is_terminal:
-        own["Retry-After"] = str(poll_seconds(job, outlook))
+    own = {**_job_headers(job, outlook), **(headers or {})}
     return JSONResponse(present_job(job, base_url(request), utc_now(), outlook), status, own)
+
+
+def job_unless_known(request: Request, job: JobSnapshot, outlook: Outlook) -> Response:
+    """As `job_response`, but 304 with the same headers for a client that has this very state of the job."""
+    headers = _job_headers(job, outlook)
+    if has_match(request, headers["ETag"]):
+        return not_modified(headers.pop("ETag"), headers)
+    return job_response(request, job, outlook)
 
 
 def not_modified(etag: str, headers: dict[str, str] | None = None) -> Response:
@@ -59,3 +65,10 @@ def has_match(request: Request, etag: str) -> bool:
     given = request.headers.get("if-none-match", "")
     tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
     return given.strip() == "*" or etag in tags
+
+
+def _job_headers(job: JobSnapshot, outlook: Outlook) -> dict[str, str]:
+    own = {"ETag": job_etag(job, outlook), "Cache-Control": "private, no-cache"}
+    if not job.state.is_terminal:
+        own["Retry-After"] = str(poll_seconds(job, outlook))
+    return own

@@ -59,14 +59,17 @@ async def wait_for_job(
     return watched.job, watched.outlook
 
 
-async def wait_for_end(room: WaitingRoom, job: JobSnapshot, receive: Receive, *, seconds: float) -> JobSnapshot | None:
+async def wait_for_end(
+    room: WaitingRoom, job: JobSnapshot, receive: Receive, *, seconds: float, seen_at: float
+) -> JobSnapshot | None:
     """A job that was just accepted, as it is once it is over or so many seconds have passed.
 
+    `seen_at`: a moment of the room's clock at which it was as it is given, or one before that.
     None when too many wait already: the job is accepted all the same. Raises `NotFound` as `wait_for_job` does.
     """
     if room.is_full:
         return None
-    sighting = Sighting(job, (), UNKNOWN, room.clock())
+    sighting = Sighting(job, (), UNKNOWN, seen_at)
     found, _ = await wait_for_job(room, sighting, receive, seconds=seconds, is_news=lambda job: False)
     return found
 

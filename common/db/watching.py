@@ -27,12 +27,13 @@ class Look:
     """What one look at watched jobs found: those whose marks had changed, and what it took.
 
     `events` are by job and in their order, without gaps up to the snapshot's version. `missing` have no row (any more),
-    or one that this release cannot read.
+    `unreadable` one that this release cannot read, with this mark.
     """
 
     changed: list[JobSnapshot] = field(default_factory=list)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, Mark] = field(default_factory=dict)
     queries: int = 0
 
 
@@ -47,8 +48,9 @@ def look_at_changes(connection: Connection, known: Mapping[str, Mark]) -> Look:
         marks |= _read_marks(connection, ids)
         look.queries += 1
     look.missing = [job_id for job_id in known if job_id not in marks]
-    for ids in _pages((job_id for job_id, mark in marks.items() if mark != known[job_id]), _JOBS_A_QUERY):
-        _read_changed(connection, ids, known, look)
+    changes = {job_id: (known[job_id], mark) for job_id, mark in marks.items() if mark != known[job_id]}
+    for ids in _pages(changes, _JOBS_A_QUERY):
+        _read_changed(connection, ids, changes, look)
     return look
 
 
@@ -59,18 +61,21 @@ def read_events(connection: Connection, job_id: str, *, after: int, until: int, 
     return [_event(row) for row in connection.execute(query)]
 
 
-def _read_changed(connection: Connection, job_ids: list[str], known: Mapping[str, Mark], look: Look) -> None:
+def _read_changed(
+    connection: Connection, job_ids: list[str], changes: Mapping[str, tuple[Mark, Mark]], look: Look
+) -> None:
     """Snapshots and events of these jobs. One that a newer release wrote must not hide the others."""
     look.queries += _QUERIES_OF_SNAPSHOTS + 1
     try:
         found = find_jobs(connection, job_ids)
-        events = _read_news(connection, found, known)
+        events = _read_news(connection, found, changes)
     except (KeyError, TypeError, ValueError):
         if len(job_ids) == 1:
-            look.missing += job_ids
+            look.unreadable[job_ids[0]] = changes[job_ids[0]][1]
             return
-        for job_id in job_ids:
-            _read_changed(connection, [job_id], known, look)
+        half = len(job_ids) // 2
+        for ids in (job_ids[:half], job_ids[half:]):
+            _read_changed(connection, ids, changes, look)
     else:
         look.changed += found
         look.events |= events
@@ -83,6 +88,7 @@ def _read_marks(connection: Connection, job_ids: list[str]) -> dict[str, Mark]:
         jobs.c.state,
         jobs.c.version,
         jobs.c.cancel_requested_at,
+        jobs.c.held,
         jobs.c.erased_at,
         job_progress.c.seq,
         job_progress.c.preview_seq,
@@ -99,18 +105,21 @@ def _mark(row: Row[Any]) -> Mark:
         progress_seq=(row.seq or 0) if is_running else 0,
         preview_seq=(row.preview_seq or 0) if is_running else 0,
         cancel_requested=row.cancel_requested_at is not None,
+        is_free=row.held is None,
         is_erased=row.erased_at is not None,
     )
 
 
 def _read_news(
-    connection: Connection, found: Sequence[JobSnapshot], known: Mapping[str, Mark]
+    connection: Connection, found: Sequence[JobSnapshot], changes: Mapping[str, tuple[Mark, Mark]]
 ) -> dict[str, list[JobEvent]]:
     """The events of versions that are new, up to those of the snapshots, which have been read before."""
-    wanted = [(job.id, version) for job in found for version in _new_versions(known[job.id].version, job.version)]
+    wanted = [(job.id, version) for job in found for version in _new_versions(changes[job.id][0].version, job.version)]
     events: dict[str, list[JobEvent]] = {}
     if wanted:
-        query = _events().where(tuple_(job_events.c.job_id, job_events.c.version).in_(wanted))
+        these = tuple_(job_events.c.job_id, job_events.c.version).in_(wanted)
+        own = job_events.c.job_id.in_({job_id for job_id, _ in wanted})  # SQLite finds no index for pairs alone
+        query = _events().where(own, these)
         for row in connection.execute(query.order_by(job_events.c.job_id, job_events.c.version)):
             events.setdefault(row.job_id, []).append(_event(row))
     return events

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,7 +166,34 @@ def test_a_job_that_this_release_cannot_read_hides_no_other(database: Database) 
         unread = job_requests.c.job_id == ids[1]
         connection.execute(update(job_requests).where(unread).values(params={"of": "tomorrow"}))
     found = look(database, known)
-    assert (sorted(job.id for job in found.changed), found.missing) == ([ids[0], ids[2]], [ids[1]])
+    assert sorted(job.id for job in found.changed) == [ids[0], ids[2]]
+    assert (list(found.unreadable), found.missing) == ([ids[1]], [])
+
+
+def test_one_unreadable_job_among_hundreds_costs_few_queries(database: Database) -> None:
+    ids = [submit(database).id for _ in range(100)]
+    known = {job_id: replace(mark_now(database, job_id), version=0) for job_id in ids}
+    with database.write() as connection:
+        unread = job_requests.c.job_id == ids[70]
+        connection.execute(update(job_requests).where(unread).values(params={"of": "tomorrow"}))
+    found = look(database, known)
+    assert (len(found.changed), list(found.unreadable)) == (99, [ids[70]])
+    assert found.queries < 70
+
+
+def test_the_erasure_of_a_running_job_is_newer_than_whatever_it_has_reported(database: Database) -> None:
+    job_id, worker = submit(database).id, enlist(database)
+    (held,) = claim(database, worker, limit=1)
+    with database.write() as connection:
+        claims.join(connection, job_id, held.fence, "cpu")
+        reports.report_progress(connection, "default", job_id, held.fence, 7, Progress("denoising", 1, 4))
+        reports.report_preview(connection, job_id, held.fence, b"one")
+    before = mark_now(database, job_id)
+    with database.write() as connection:
+        erasing.erase_job(connection, "default", job_id)
+    after = mark_now(database, job_id)
+    assert before.is_older_than(after)
+    assert not after.is_older_than(before)
 
 
 def test_what_an_older_attempt_has_reported_shows_nothing(database: Database) -> None:

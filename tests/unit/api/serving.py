@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from api.main import create_app
 from api.server import HttpProtocol, Server
+from common.db.cleaning import clean_jobs
 from common.db.engine import Database
+from common.db.tables import jobs
+from common.db.types import after_now
 from common.domain.errors import Unavailable
 from common.settings import Settings
 from tests.unit.api.conftest import Api
@@ -66,6 +69,12 @@ class Served:
     def until_waiting(self, count: int) -> None:
         """Return once so many connections wait."""
         wait_until(lambda: self.waiters() == count, what=f"{count} waiters")
+
+    def expire(self, job_id: str) -> None:
+        """The life of the job's results is over, and the cleaner has passed."""
+        with self.api.database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(expires_at=after_now(-1)))
+            assert clean_jobs(connection) == 1
 
     def stop(self) -> None:
         """As SIGTERM does it; returns when the server has ended."""

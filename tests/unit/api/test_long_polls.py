@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.live.poller import QUERIES_A_SECOND, pause_after
+from api.live.poller import LOOKS_A_SECOND, MOST_SAVED_LOOKS, QUERIES_A_SECOND, Budget
 from api.preferences import wait_preference
 from common.db.engine import Database
 from common.domain.errors import Invalid
@@ -248,8 +248,56 @@ def test_a_wait_beyond_all_numbers_is_refused() -> None:
         wait_preference(["wait=" + "9" * 5000])
 
 
-def test_the_pauses_bound_the_queries_and_the_share_of_the_time() -> None:
-    assert pause_after(1, 0.001) == pytest.approx(0.1)
-    assert 30 / pause_after(30, 0.01) == pytest.approx(QUERIES_A_SECOND)
-    assert pause_after(1, 0.04) == pytest.approx(0.4)
-    assert pause_after(1, 60) == pytest.approx(2)
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_looks_are_brisk_at_first_and_on_the_long_run_bounded() -> None:
+    clock = Clock()
+    budget, began, pauses = Budget(clock), clock.now, list[float]()
+    while clock.now - began < 60:
+        pauses.append(budget.spend(2, 0.002))
+        clock.now += pauses[-1]
+    assert pauses[:10] == [pytest.approx(0.05)] * 10
+    assert len(pauses) <= 60 * LOOKS_A_SECOND + MOST_SAVED_LOOKS
+
+
+def test_a_look_that_finds_much_or_takes_long_is_followed_by_a_longer_pause_but_by_none_without_end() -> None:
+    assert Budget(Clock()).spend(30, 0.01) == pytest.approx(30 / QUERIES_A_SECOND)
+    assert Budget(Clock()).spend(1, 0.04) == pytest.approx(0.2)
+    assert Budget(Clock()).spend(1, 60) == Budget(Clock()).spend(5000, 0.1) == pytest.approx(2)
+
+
+def test_after_a_quiet_time_looks_are_brisk_again() -> None:
+    clock = Clock()
+    budget = Budget(clock)
+    while budget.spend(2, 0.002) < 0.1:
+        pass
+    clock.now += 10
+    assert budget.spend(2, 0.002) == pytest.approx(0.05)
+
+
+def test_what_a_client_changed_itself_is_not_answered_as_it_was(served: Served) -> None:
+    job_id = served.api.submit()["id"]
+    others = aside(served, f"/v1/jobs/{job_id}?wait=20&since=99")
+    served.until_waiting(1)
+    edited = served.client.patch(f"/v1/jobs/{job_id}", json={"tags": ["x"]}).json()["version"]
+    assert served.client.get(f"/v1/jobs/{job_id}?wait=1&since=0").json()["version"] == edited
+    served.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert served.client.get(f"/v1/jobs/{job_id}?wait=1&since=0").json()["status"] == "canceled"
+    others.answer()
+
+
+def test_results_that_have_expired_are_not_answered_as_unchanged(served: Served) -> None:
+    job_id = served.api.submit()["id"]
+    served.api.develop()
+    fresh = served.client.get(f"/v1/jobs/{job_id}")
+    served.expire(job_id)
+    again = served.client.get(f"/v1/jobs/{job_id}", headers={"If-None-Match": fresh.headers["ETag"]})
+    assert (len(fresh.json()["images"]), again.status_code, again.json()["images"]) == (1, 200, [])

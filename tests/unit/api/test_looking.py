@@ -42,6 +42,18 @@ def test_an_unchanged_job_is_304(api: Api) -> None:
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
 
 
+def test_304_says_when_to_look_again_as_long_as_there_is_something_to_see(api: Api) -> None:
+    url = api.submit()["urls"]["self"]
+    first = api.client.get(url)
+    again = api.client.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.headers["retry-after"]) == (304, first.headers["retry-after"])
+    assert again.headers["cache-control"] == first.headers["cache-control"]
+
+    over = api.client.post(f"{url}/cancel")
+    again = api.client.get(url, headers={"If-None-Match": over.headers["etag"]})
+    assert (again.status_code, "retry-after" in again.headers) == (304, False)
+
+
 def test_the_tag_changes_with_state_progress_and_wish(api: Api) -> None:
     url = api.submit()["urls"]["self"]
     tags = [api.client.get(url).headers["etag"]]

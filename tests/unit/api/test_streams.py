@@ -11,10 +11,11 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
-from common.db import claims, erasing, reports
+from common.db import claims, erasing, reports, rescue
 from common.db.engine import Database
 from common.db.jobs import cancel_job
 from common.db.tables import jobs, tenants
+from common.db.types import after_now
 from common.ids import new_id
 from tests.making import make_image
 from tests.told import Told, follow, goes_back, lasting, read_told
@@ -207,6 +208,15 @@ def test_who_has_been_told_everything_is_told_so(served: Served, after: str) -> 
     assert follow(served.client, job_id, after) == (204, [])
 
 
+def test_after_its_results_have_expired_a_stream_is_resumed_to_the_same_end(served: Served) -> None:
+    job_id = submitted(served)
+    served.api.develop()
+    served.expire(job_id)
+    status, rest = follow(served.client, job_id, "4.1")
+    assert (status, [(event.kind, event.id) for event in rest]) == (200, [("done", "4.2")])
+    assert follow(served.client, job_id, "4.2") == (204, [])
+
+
 def test_a_history_longer_than_what_is_kept_in_memory_is_read(served: Served) -> None:
     job_id = submitted(served)
     for number in range(230):
@@ -273,6 +283,35 @@ def test_a_job_that_is_erased_while_watched_ends_without_its_results(served: Ser
         ("status", "2.0"),
     ]
     assert follow(served.client, job_id, "2.0")[0] == 410
+
+
+def test_a_running_job_that_is_erased_is_told_no_more(served: Served) -> None:
+    job_id = submitted(served, prompt="secret words")
+    job = served.api.start()
+    served.api.report(job, 3, 10)
+    with served.api.database.write() as connection:
+        reports.report_preview(connection, job_id, job.fence, b"jpeg")
+    listener = Listener(served, job_id)
+    listener.until(lambda event: event.kind == "preview")
+    assert served.client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    served.api.report(job, 4, 10)
+    assert served.client.get(f"/v1/jobs/{job_id}?wait=1&since=0").status_code == 410
+    assert follow(served.client, job_id)[0] == 410
+    assert [event.kind for event in listener.end()][-1] != "done"
+
+
+def test_a_job_whose_delay_is_over_is_told_its_place(served: Served) -> None:
+    job_id = submitted(served)
+    with served.api.database.write() as connection:
+        late = {"held": "delayed", "run_after": after_now(-1)}
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(late))
+    listener = Listener(served, job_id)
+    assert listener.until(is_version(1)).data["job"]["queue"]["position"] is None
+    with served.api.database.write() as connection:
+        assert rescue.release_delayed(connection)
+    assert listener.until(lambda event: event.kind == "progress").data["queue"]["position"] == 0
+    served.client.post(f"/v1/jobs/{job_id}/cancel")
+    listener.end()
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(serve: Serve) -> None:

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.patience import parse_retry_after, poll_wait, reconnect_wait, retry_wait
 
@@ -33,12 +35,28 @@ def test_polls_grow_from_a_tenth_to_one_second() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("3", 3.0), ("Sat, 21 Nov 2026 08:00:30 GMT", 30.0), ("Sat, 21 Nov 2026 07:00:00 GMT", 0.0), ("soon", None)],
+    [
+        ("3", 3.0),
+        ("Sat, 21 Nov 2026 08:00:30 GMT", 30.0),
+        ("Sat, 21 Nov 2026 07:00:00 GMT", 0.0),
+        ("soon", None),
+        ("²", None),
+        ("٣", None),
+        ("Sat, 21 Nov 2026 08:00:30 -0000", None),
+        ("Sat, 21 Nov 2026 08:00:30 +99999999999999999999", None),
+        ("Sat, 21 Nov 99999999999999999999 08:00:30 GMT", None),
+    ],
 )
 def test_retry_after_has_two_forms(text: str, seconds: float | None) -> None:
     now = datetime(2026, 11, 21, 8, 0, 0, tzinfo=UTC)
     assert parse_retry_after({"Retry-After": text}, now) == seconds
     assert parse_retry_after({}, now) is None
+
+
+@given(st.text() | st.from_regex(r"Sat, [0-9]+ Nov [0-9]+ [0-9]+:[0-9]+:[0-9]+ [+-][0-9]+"))
+def test_whatever_retry_after_says_is_no_reason_to_fail(text: str) -> None:
+    seconds = parse_retry_after({"Retry-After": text})
+    assert seconds is None or seconds >= 0
 
 
 def test_streams_come_back_later_each_time_but_never_at_the_same_moment() -> None:

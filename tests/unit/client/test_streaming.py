@@ -96,10 +96,31 @@ def test_a_stream_can_be_taken_up_where_another_left_it() -> None:
     assert asked_from(server) == ["2.7"]
 
 
-def test_after_the_last_event_there_is_nothing() -> None:
-    server = serving(httpx.Response(204))
-    assert list(server.client().events("job_1", since="3.3")) == []
-    assert len(server.connections) == 1
+def test_after_the_last_event_there_is_done_once_more() -> None:
+    server = Server([answer(200, DONE)], streams=[httpx.Response(204)])
+    assert list(server.client().events("job_1", since="3.3")) == [JobEvent("done", "3.4", DONE)]
+    assert (len(server.connections), server.requests[0].url.path) == (1, "/v1/jobs/job_1")
+
+
+def test_done_comes_even_if_the_results_expire_before_they_are_all_told() -> None:
+    expired = DONE | {"images": []}
+    server = Server([answer(200, expired)], streams=[telling(*STORY[:-2]), httpx.Response(204)])
+    assert told_by(server) == [*STORY[:-2], ("done", "3.2", expired)]
+    assert asked_from(server) == [None, "3.1"]
+
+
+def test_a_job_that_is_erased_before_its_end_was_told_is_gone() -> None:
+    server = Server([problem(410, "gone")], streams=[telling(*STORY[:-2]), httpx.Response(204)])
+    with pytest.raises(DarkroomAPIError, match="about gone"):
+        told_by(server)
+
+
+def test_a_job_that_is_not_over_is_not_told_to_be() -> None:
+    """As a replica that lags shows it."""
+    server = Server(
+        [answer(200, job("running"))], streams=[telling(*STORY[:-1]), httpx.Response(204), cut_after(WHOLE)]
+    )
+    assert told_by(server) == STORY
 
 
 def test_events_of_a_later_release_are_passed_over() -> None:

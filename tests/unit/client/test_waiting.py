@@ -22,6 +22,7 @@ class Clocked:
     changes: dict[float, str]
     refusal: httpx.Response | None = None
     is_hasty: bool = False  # answers long polls at once, as through a proxy that does not wait
+    suggestion: str | None = None  # `Retry-After` of every answer
     now: float = 0.0
     requests: list[tuple[float, httpx.Request]] = field(default_factory=list)
 
@@ -52,10 +53,10 @@ class Clocked:
             return answer(self.refusal.status_code, {"code": "refused"})
         if wait and not self.is_hasty:
             self._hold(wait, int(request.url.params["since"]))
-        tag = f'"{self.version}"'
-        if request.headers.get("If-None-Match") == tag:
-            return httpx.Response(304, headers={"ETag": tag})
-        return answer(200, self.job, ETag=tag)
+        headers = {"ETag": f'"{self.version}"'} | ({"Retry-After": self.suggestion} if self.suggestion else {})
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return httpx.Response(304, headers=headers)
+        return answer(200, self.job, **headers)
 
     def _hold(self, wait: int, since: int) -> None:
         if self.version <= since and self.job["status"] in {"queued", "running"}:
@@ -72,9 +73,9 @@ def test_a_wait_asks_the_server_to_answer_when_something_changes() -> None:
     assert server.now == 90.0, "the end is known when it comes"
     first, *others = [request for _, request in server.requests]
     assert "wait" not in first.url.params, "the version must be known first"
-    assert [request.url.params["since"] for request in others] == ["1", "1", "1", "2", "2"]
-    assert {request.url.params["wait"] for request in others} == {"20"}
-    assert {request.extensions["timeout"]["read"] for request in others} == {50}
+    assert [request.url.params["since"] for request in others] == ["1", "2"]
+    assert {request.url.params["wait"] for request in others} == {"50"}
+    assert {request.extensions["timeout"]["read"] for request in others} == {80}, "longer than the server may hold it"
 
 
 def test_a_job_in_hand_is_waited_for_from_its_own_version() -> None:
@@ -86,10 +87,25 @@ def test_a_job_in_hand_is_waited_for_from_its_own_version() -> None:
 
 def test_a_held_answer_keeps_to_the_timeout() -> None:
     server = Clocked(SLOW)
-    with pytest.raises(WaitTimeout, match=r"job_1 is not finished after 25\.5 seconds"):
-        server.client().wait("job_1", timeout=25.5)
-    assert server.now <= 25.5
-    assert [request.url.params["wait"] for request in server.polls("long")] == ["20", "5"]
+    with pytest.raises(WaitTimeout, match=r"job_1 is not finished after 65\.5 seconds"):
+        server.client().wait("job_1", timeout=65.5)
+    assert server.now == 65.5
+    assert [request.url.params["wait"] for request in server.polls("long")] == ["50", "15"]
+
+
+@pytest.mark.parametrize("show", [None, lambda one: None])
+def test_the_last_look_is_when_the_time_is_up_however_long_the_server_would_pause(show: Callable[[Job], None]) -> None:
+    server = Clocked({0.0: "queued", 19.9: "succeeded"}, refusal=httpx.Response(503), suggestion="30")
+    assert server.client().wait("job_1", timeout=20, on_progress=show).status == "succeeded"
+    assert server.now == 20
+
+
+@pytest.mark.parametrize("show", [None, lambda one: None])
+def test_a_wait_is_given_up_only_when_its_time_is_up(show: Callable[[Job], None]) -> None:
+    server = Clocked(SLOW, refusal=httpx.Response(503), suggestion="30")
+    with pytest.raises(WaitTimeout):
+        server.client().wait("job_1", timeout=20, on_progress=show)
+    assert (server.now, server.requests[-1][0]) == (20, 20)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05, 0.7])
