@@ -21,6 +21,9 @@ OfWebhook = Annotated[str | None, typer.Option("--webhook", metavar="ID", help="
 
 app = typer.Typer()
 endpoints = typer.Typer(no_args_is_help=True, help="Endpoints that are told when jobs end.")
+_ID_WIDTH = 38
+_EVENT_WIDTH = 13
+_STATUS_WIDTH = 9
 _console = Console()
 _notes = Console(stderr=True)
 
@@ -52,13 +55,13 @@ def list_endpoints(url: Url = LOCAL_SERVER, key: Key = None, as_json: Json = Fal
         print(json.dumps([one.raw for one in found], indent=2))
         return
     table = Table(box=None)
-    table.add_column("webhook", no_wrap=True)
-    for heading in ("status", "url", "events"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("webhook", "status"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("url and events", overflow="fold")
     for one in found:
         reason = one.raw.get("disabled_reason")
         status = f"{one.status} ({reason})" if reason else one.status
-        table.add_row(one.id, status, escape(one.url), " ".join(one.events))
+        table.add_row(one.id, status, f"{escape(one.url)}\n{', '.join(one.events)}")
     _console.print(table)
 
 
@@ -112,13 +115,14 @@ def deliveries(
         print(json.dumps([one.raw for one in found], indent=2))
         return
     table = Table(box=None)
-    table.add_column("delivery", no_wrap=True)
-    for heading in ("event", "status", "tries", "last"):
-        table.add_column(heading)
-    table.add_column("job", overflow="fold")
+    for heading, width in (("delivery", _ID_WIDTH), ("event", _EVENT_WIDTH), ("status", _STATUS_WIDTH)):
+        table.add_column(heading, min_width=width, no_wrap=True)
+    table.add_column("tries", overflow="fold")
     for one in found:
-        row = (one.id, one.event, one.status, str(one.raw.get("attempt")), escape(_last_attempt(one)))
-        table.add_row(*row, str(one.raw.get("job") or ""))
+        tries = f"{one.raw.get('attempt')} {_last_attempt(one)}"
+        table.add_row(one.id, one.event, one.status, escape(tries.strip()))
+        if one.raw.get("job"):
+            table.add_row(f"  {one.raw['job']}")
     _console.print(table)
 
 

@@ -97,7 +97,8 @@ def test_deliveries_are_listed_with_their_last_attempt(run: Run, serve: Serve) -
     lines = [line.split() for line in out.splitlines()[1:]]
     assert lines == [
         ["whd_1", "job.failed", "failed", "1", "500"],
-        ["whd_2", "job.failed", "failed", "1", "timeout", "job_1"],
+        ["whd_2", "job.failed", "failed", "1", "timeout"],
+        ["job_1"],
         ["whd_3", "job.failed", "failed", "1"],
     ]
     question = {"limit": "100", "job": "job_1", "webhook": "whe_1", "status": "failed"}
