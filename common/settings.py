@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_LEAST_KEY = 32
 
 
 class Settings(BaseSettings):
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         None,
-        min_length=32,
+        min_length=_LEAST_KEY,
         description="What webhook secrets are encrypted with, at least 32 characters, the same for API and couriers; "
         "several separated by commas: the first encrypts, all decrypt. Empty: with SQLite a file in the data folder.",
     )
@@ -100,7 +101,10 @@ class Settings(BaseSettings):
         900, gt=0, description="Longest life of a stream, in seconds; its client then connects again and loses nothing."
     )
     max_waiters: int = Field(
-        4000, ge=1, description="Streams and long polls that one API process holds at once; further ones are refused."
+        4000,
+        ge=1,
+        description="Streams and long polls that one API process holds at once; further ones are refused. Never more "
+        "than its limit of open files (`ulimit -n`, raised to the hard limit at the start) less 256.",
     )
     courier_threads: int = Field(4, ge=1, le=64, description="Errands that one courier runs at once.")
     result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
@@ -185,6 +189,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = [key.strip() for key in value.get_secret_value().split(",") if key.strip()] if value else []
+        if any(len(key) < _LEAST_KEY for key in keys):
+            raise ValueError(f"each key of SECRET_KEY (a comma ends one) must have at least {_LEAST_KEY} characters")
+        return value
 
     @model_validator(mode="after")
     def _check_heartbeat(self) -> "Settings":

@@ -19,7 +19,7 @@ from common.db.outcomes import keep_body, settle
 from common.domain.delivery import Decision, Outcome, decide, retry_after_seconds
 from common.domain.errors import Unavailable
 from common.domain.snapshot import JobSnapshot
-from common.outbound.errors import OutboundError
+from common.outbound.errors import LookupsBusy, OutboundError
 from common.outbound.fetching import Posted
 from common.signing import key_of, sign
 from common.webhook_body import base_url, body_text, job_data
@@ -27,6 +27,7 @@ from courier.tools import Tools
 
 MAX_RESPONSE_BYTES: Final = 1024
 _UNREADABLE_SECONDS: Final = 60.0
+_BUSY_SECONDS: Final = 5.0
 _SETTLE_PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 # More than the schedule has, because a courier that dies in the middle has spent an attempt too.
 _SPARE_TRIES: Final = 5
@@ -81,29 +82,47 @@ def _deliver(tools: Tools, call: Call) -> None:
         body = _body(tools, call)
     except Unavailable:
         raise
-    except Exception as error:  # a job that cannot be told is no reason to try for ever
+    except Exception as error:  # a mistake of ours, which a release mends; the receiver was never asked
         _log.error("delivery.unspeakable", exc_info=error)
-        _settle(tools, call, _failure(call.now(), 0, _OURS))
+        _put_back(tools, call, _UNREADABLE_SECONDS)
         return
     if body is None:
         _log.info("delivery.lost")
         return
-    result = _post(tools, call, secrets, body.encode())
+    try:
+        result = _post(tools, call, secrets, body.encode())
+    except LookupsBusy:
+        _log.warning("delivery.postponed")
+        _put_back(tools, call, _BUSY_SECONDS)
+        return
     failpoints.hit("courier.posted")
     _settle(tools, call, result)
 
 
 def _open_secrets(tools: Tools, call: Call) -> list[str] | None:
-    """What the endpoint's deliveries are signed with. Without it nothing is sent, which is not the receiver's fault."""
-    try:
-        secrets = [tools.vault.decrypt(secret) for secret in call.taken.secrets]
-        for secret in secrets:
+    """What the endpoint's deliveries are signed with. Without it nothing is sent, which is not the receiver's fault.
+
+    A replaced secret that does not open (its key was dropped) is left out: the one in use signs alone.
+    """
+    secrets: list[str] = []
+    for sealed in call.taken.secrets:
+        try:
+            secret = tools.vault.decrypt(sealed)
             key_of(secret)
-    except (Unavailable, ValueError) as error:
-        _log.error("webhook.secret_unreadable", webhook_id=call.taken.webhook_id, detail=str(error))
-        tools.database.transact(lambda connection: put_back(connection, call.taken, _UNREADABLE_SECONDS))
-        return None
+        except (Unavailable, ValueError) as error:
+            name = "webhook.old_secret_unreadable" if secrets else "webhook.secret_unreadable"
+            _log.error(name, webhook_id=call.taken.webhook_id, detail=str(error))
+            if not secrets:
+                _put_back(tools, call, _UNREADABLE_SECONDS)
+                return None
+        else:
+            secrets.append(secret)
     return secrets
+
+
+def _put_back(tools: Tools, call: Call, seconds: float) -> None:
+    """Nothing was sent, for a reason of ours: no attempt, and nothing against the receiver."""
+    tools.database.transact(lambda connection: put_back(connection, call.taken, seconds))
 
 
 def _body(tools: Tools, call: Call) -> str | None:
@@ -138,6 +157,8 @@ def _post(tools: Tools, call: Call, secrets: list[str], body: bytes) -> _Result:
         posted = tools.outbound.post(
             call.taken.url, body, headers, total_seconds=tools.settings.webhook_timeout_seconds
         )
+    except LookupsBusy:
+        raise
     except OutboundError as error:
         return _failure(at, _milliseconds_since(started), error.detail)
     except Exception as error:  # the edge of the network: what a receiver may do to us is a failed attempt

@@ -6,20 +6,22 @@ Woken by a doorbell, by a call that has ended, and once a second (± 20 %).
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import structlog
 
 from common.clock import monotonic_seconds
-from common.db.dispatching import Taken, Waiting, find_groups, take
-from common.domain.dispatching import Calls, Limits, Name, choose_groups
+from common.db.dispatching import Taken, take
+from common.db.due_groups import Waiting, find_few_groups, find_groups
+from common.domain.dispatching import Calls, Group, Limits, Name, choose_groups
 from common.domain.errors import Unavailable
 from courier.deliver import Call, deliver
 from courier.tools import Tools
 
 _REMEMBERED_TURNS: Final = 10_000
+_MOST_PAGES: Final = 20
 
 _log = structlog.get_logger()
 
@@ -36,7 +38,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._bell = threading.Event()
         self._stop = threading.Event()
-        self._looked_to: Name | None = None
+        self._walked_to: Name | None = None
         self._turns: OrderedDict[Name, int] = OrderedDict()
         self._turn = 0
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
@@ -71,30 +73,46 @@ class Dispatcher:
     def run_once(self) -> int:
         """Take what is due and may be sent now, and begin to send it. Returns how many were taken.
 
-        Looks at every group, page after page, until the slots are full. Raises `Unavailable`.
+        Looks at every group with something due; when that is much, page after page until the slots are full. Raises
+        `Unavailable`.
         """
-        taken = 0
-        began_at = self._looked_to
-        while not self._stop.is_set() and (free := self._free()) > 0:
-            page = self._look()
+        free = self._free()
+        if self._stop.is_set() or free <= 0:
+            return 0
+        with self._tools.database.read() as connection:
+            groups = find_few_groups(connection)
+        if groups is None:
+            return self._walk()
+        return self._take(groups, free) if groups else 0
+
+    def _walk(self) -> int:
+        """Once around, from behind the group served last: else those of later pages would hardly ever get their turn,
+        because the first page takes all calls that may be to failing ones.
+        """
+        taken, at, has_wrapped = 0, self._walked_to, self._walked_to is None
+        for _ in range(_MOST_PAGES):
+            if self._stop.is_set() or (free := self._free()) <= 0:
+                break
+            page = self._look(at)
+            at = page.following
             if page.groups:
-                taken += self._take(page, free)
-            self._looked_to = page.following
-            if page.following is None and began_at is None:
-                break  # all of them, from the first to the last
-            if page.following is None:
-                began_at = None  # begun in the middle: the first ones are yet to come
+                taken += self._take(page.groups, free)
+            if at is None and has_wrapped:
+                break
+            has_wrapped = has_wrapped or at is None
+        if not taken and at is not None:
+            self._walked_to = at  # the next look goes on where this one came to its end
         return taken
 
-    def _look(self) -> Waiting:
+    def _look(self, after: Name | None) -> Waiting:
         with self._tools.database.read() as connection:
-            return find_groups(connection, self._looked_to)
+            return find_groups(connection, after)
 
-    def _take(self, page: Waiting, free: int) -> int:
+    def _take(self, groups: Sequence[Group], free: int) -> int:
         lease_seconds = self._settings.webhook_timeout_seconds + self._settings.lease_seconds
 
         def choose(calls: Calls) -> Mapping[Name, int]:
-            return choose_groups(page.groups, calls, self._limits, free, self._turns)
+            return choose_groups(groups, calls, self._limits, free, self._turns)
 
         worker_id = self._tools.worker_id
         taken = self._tools.database.transact(lambda connection: take(connection, worker_id, lease_seconds, choose))
@@ -121,6 +139,7 @@ class Dispatcher:
 
     def _remember(self, delivery: Taken) -> None:
         """Whose turn it was."""
+        self._walked_to = delivery.group
         self._turn += 1
         self._turns[delivery.group] = self._turn
         self._turns.move_to_end(delivery.group)

@@ -15,7 +15,7 @@ from common.domain.errors import Invalid, JobFailure, problem_document
 from common.domain.job import InputRef
 from common.images.sandbox import DecoderUnavailable
 from common.images.untrusted import DecodedImage, ImageRejected
-from common.outbound.errors import FileTooLong, OutboundError
+from common.outbound.errors import FileTooLong, LookupsBusy, OutboundError
 from common.storage.keys import input_key
 from common.storage.port import StoreUnavailable
 from courier.tools import Tools
@@ -84,6 +84,10 @@ def _store(tools: Tools, tenant_id: str, image: DecodedImage) -> InputRef:
 
 
 def _on_outbound_error(tools: Tools, intake: Intake, error: OutboundError) -> None:
+    if isinstance(error, LookupsBusy):
+        _log.warning("intake.postponed", error=type(error).__name__)
+        _retry(tools, intake, _PAUSE_SECONDS, spend=False)
+        return
     if error.retryable and intake.attempt < MOST_TRIES:
         seconds = BACKOFF_SECONDS[intake.attempt - 1]
         _log.info("intake.retried", detail=error.detail, seconds=seconds)

@@ -24,6 +24,7 @@ from common.images.sandbox import ImageDecoder, ImageLimits
 from common.logging import configure_logging
 from common.outbound.fetching import Outbound
 from common.outbound.policy import outbound_policy
+from common.outbound.resolving import SystemResolver
 from common.queue.celery_app import COURIER_QUEUE, create_celery, quiet_celery
 from common.queue.consuming import consume, keep_signals
 from common.queue.doorbell import open_doorbell
@@ -34,6 +35,9 @@ from common.vault import open_vault
 from courier.dispatch import Dispatcher
 from courier.errands import ERRANDS
 from courier.tools import Tools
+
+# A name server that hangs keeps a lookup for several times as long as a call waits for it.
+_LOOKUPS_PER_CALL = 8
 
 _log = structlog.get_logger()
 
@@ -126,6 +130,7 @@ def _serve(settings: Settings, courier: Courier) -> None:
 
 def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
     # Calls need a connection for moments only: what the pool may overflow by is enough for all of them.
+    lookups = _LOOKUPS_PER_CALL * settings.webhook_threads
     connections = settings.courier_threads + 2 + settings.webhook_threads // 2
     database = Database(settings.database, pool_size=connections)
     stack.callback(database.close)
@@ -138,7 +143,7 @@ def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
         database=database,
         store=open_store(settings.store, settings.store_public_url),
         decoder=decoder,
-        outbound=Outbound(outbound_policy(settings)),
+        outbound=Outbound(outbound_policy(settings), SystemResolver(max_lookups=lookups)),
         vault=open_vault(settings),
         doorbell=doorbell,
         catalogue=load_catalogue(settings),

@@ -10,6 +10,7 @@ from common.db.tables import deliveries, webhooks
 from common.db.types import after_now
 from common.domain.webhook_events import DEFAULT_EVENTS
 from common.ids import new_id
+from common.outbound.urls import host_of
 from common.vault import Vault
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,7 +29,8 @@ def subscribe(
     """A standing endpoint of the default tenant, or what `columns` say; its id. Without a vault its secret is none."""
     sealed = vault.encrypt(secret) if vault else b"sealed"
     webhook_id = new_id("whe")
-    row = {"id": webhook_id, "tenant_id": "default", "url": url, "events": list(events), "secret": sealed}
+    row = {"id": webhook_id, "tenant_id": "default", "url": url, "host": host_of(url), "secret": sealed}
+    row |= {"events": list(events)}
     with database.write() as connection:
         connection.execute(insert(webhooks).values(row | columns))
     return webhook_id

@@ -6,12 +6,12 @@ from sqlalchemy import Connection
 
 from api.dependencies import Services
 from api.schemas.webhooks import JobWebhookRequest
-from api.use_cases.webhooks import check_webhook_url
 from common.db import webhooks as sql
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook, Sealed
 from common.domain.errors import Invalid, Problem
 from common.domain.webhook_events import DEFAULT_EVENTS
+from common.outbound.errors import FetchFailed, UrlBlocked
 
 _POINTER: Final = "/webhook"
 _DEFAULT_EVENTS: Final = tuple(event for event in DEFAULT_EVENTS if event.startswith("job."))
@@ -23,7 +23,7 @@ def prepare_webhook(services: Services, caller: Caller, wish: JobWebhookRequest)
     Raises `Invalid` for its URL, and for a missing secret when the tenant has no enabled standing endpoint whose
     secret could sign; `Unavailable` when this server cannot keep secrets.
     """
-    check_webhook_url(services, wish.url, f"{_POINTER}/url")
+    _check_url(services, wish.url)
     sealed = Sealed(services.vault.encrypt(wish.secret.get_secret_value())) if wish.secret else None
     if sealed is None:
         with services.database.read() as connection:
@@ -33,14 +33,15 @@ def prepare_webhook(services: Services, caller: Caller, wish: JobWebhookRequest)
 
 
 def carry_webhook(services: Services, caller: Caller, job_id: str) -> NewWebhook | None:
-    """The endpoint of an earlier job, for another one: its URL is checked again, its secret stays.
+    """The endpoint of an earlier job, for another one: its URL is checked again, its secret is taken over when the
+    other one is written.
 
     None when that job has none, or none any more. Raises `Invalid` for its URL.
     """
     with services.database.read() as connection:
         carried = sql.find_job_webhook(connection, caller.tenant_id, job_id)
     if carried is not None:
-        check_webhook_url(services, carried.url, f"{_POINTER}/url")
+        _check_url(services, carried.url)
     return carried
 
 
@@ -48,6 +49,19 @@ def keep_webhook(connection: Connection, tenant_id: str, job_id: str, webhook: N
     """Write the endpoint, in the transaction that inserts the job. Raises `Invalid` when what was to sign has gone."""
     if not sql.insert_job_webhook(connection, tenant_id, job_id, webhook):
         raise _no_secret()
+
+
+def _check_url(services: Services, url: str) -> None:
+    """Raises `Invalid` (`url_blocked`) for a URL that may not be called.
+
+    A job never depends on its webhook: a name that cannot be looked up is looked up, and judged, at every call.
+    """
+    try:
+        services.outbound.check(url)
+    except UrlBlocked as error:
+        raise Invalid([Problem(f"{_POINTER}/url", error.code, error.detail)]) from None
+    except FetchFailed:
+        pass
 
 
 def _no_secret() -> Invalid:

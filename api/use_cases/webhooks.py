@@ -11,10 +11,10 @@ from common.db import webhooks as sql
 from common.db.deliveries import Delivery, announce_test
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook, Sealed, Webhook
-from common.domain.errors import Conflict, Invalid, NotFound, Problem
+from common.domain.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from common.domain.webhook_events import DEFAULT_EVENTS
 from common.ids import is_id
-from common.outbound.errors import FetchFailed, UrlBlocked
+from common.outbound.errors import FetchFailed, NameUnknown, UrlBlocked
 from common.signing import new_secret
 
 _UNKNOWN: Final = "there is no such webhook"
@@ -36,24 +36,25 @@ class Shown:
     secret: str = field(repr=False)
 
 
-def check_webhook_url(services: Services, url: str, pointer: str) -> None:
-    """Raises `Invalid` (`url_blocked`) for a URL that may not be called, or whose name cannot be looked up.
-
-    An image's name may be looked up later; an address that is to be called for years is right from the start.
+def _check_url(services: Services, url: str) -> None:
+    """Raises `Invalid` (`url_blocked`) for a URL that may not be called, or whose name does not exist, `Unavailable`
+    for one whose name cannot be looked up just now: what is to be called for years is right from the start.
     """
     try:
         services.outbound.check(url)
-    except (UrlBlocked, FetchFailed) as error:
-        raise Invalid([Problem(pointer, UrlBlocked.code, error.detail)]) from None
+    except (UrlBlocked, NameUnknown) as error:
+        raise Invalid([Problem("/url", UrlBlocked.code, error.detail)]) from None
+    except FetchFailed as error:
+        raise Unavailable(f"the URL cannot be checked just now: {error.detail}") from None
 
 
 def create_webhook(services: Services, caller: Caller, request: WebhookRequest) -> Shown:
     """The new endpoint, enabled. Raises `Invalid` for its URL, `Conflict` when there are too many, `Unavailable`
-    when this server cannot keep secrets.
+    when this server cannot keep secrets, or look names up.
     """
     secret = request.secret.get_secret_value() if request.secret else new_secret()
     sealed = Sealed(services.vault.encrypt(secret))
-    check_webhook_url(services, request.url, "/url")
+    _check_url(services, request.url)
     new = NewWebhook(request.url, tuple(request.events or DEFAULT_EVENTS), sealed, request.description)
     return Shown(services.database.transact(lambda c: sql.insert_webhook(c, caller.tenant_id, new)), secret)
 
@@ -104,7 +105,7 @@ def rotate_webhook(services: Services, caller: Caller, webhook_id: str, request:
 
 
 def enable_webhook(services: Services, caller: Caller, webhook_id: str) -> Webhook:
-    """The webhook, enabled from now on; what was not delivered meanwhile is not sent by itself. Raises `NotFound`."""
+    """The webhook, enabled from now on; what became `disabled` meanwhile is not sent by itself. Raises `NotFound`."""
 
     def work(connection: Connection) -> Webhook:
         require_webhook(connection, caller, webhook_id)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, insert, or_, select
 
 from common.db.tables import deliveries, webhooks
 from common.db.types import now
-from common.domain.webhook_events import DEFAULT_EVENTS, STARTED_EVENT, event_id, host_of
+from common.domain.webhook_events import DEFAULT_EVENTS, STARTED_EVENT, event_id
 from common.ids import new_id
 
 _TOLD = frozenset({STARTED_EVENT, *DEFAULT_EVENTS})
@@ -35,7 +35,7 @@ def announce_events(connection: Connection, events: Iterable[Event]) -> int:
         return 0
     endpoints = _endpoints(connection, told)
     rows = [
-        delivery_row(event, endpoint.id, endpoint.url)
+        delivery_row(event, endpoint.id, endpoint.host)
         for event in told
         for endpoint in endpoints
         if _wants(endpoint, event)
@@ -45,7 +45,7 @@ def announce_events(connection: Connection, events: Iterable[Event]) -> int:
     return len(rows)
 
 
-def delivery_row(event: Event, webhook_id: str, url: str) -> dict[str, Any]:
+def delivery_row(event: Event, webhook_id: str, host: str) -> dict[str, Any]:
     """The columns of a new delivery but for `next_at`."""
     return {
         "id": new_id("whd"),
@@ -55,7 +55,7 @@ def delivery_row(event: Event, webhook_id: str, url: str) -> dict[str, Any]:
         "version": event.version,
         "event_id": event_id(event.subject_id, event.version),
         "kind": event.kind,
-        "host": host_of(url),
+        "host": host,
         "state": "pending",
         "log": [],
     }
@@ -69,7 +69,7 @@ def _endpoints(connection: Connection, events: Sequence[Event]) -> list[Any]:
     standing = and_(webhooks.c.job_id.is_(None), webhooks.c.tenant_id.in_({event.tenant_id for event in events}))
     own = webhooks.c.job_id.in_({event.subject_id for event in events})
     query = (
-        select(webhooks.c.id, webhooks.c.tenant_id, webhooks.c.job_id, webhooks.c.url, webhooks.c.events)
+        select(webhooks.c.id, webhooks.c.tenant_id, webhooks.c.job_id, webhooks.c.host, webhooks.c.events)
         .where(or_(standing, own), webhooks.c.disabled_at.is_(None))
         .order_by(webhooks.c.id)
         .with_for_update(read=True, key_share=True)

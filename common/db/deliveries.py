@@ -3,6 +3,7 @@
 Couriers work them off, see `common.db.dispatching`; they are written by `common.db.announcing`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from common.db.tables import deliveries, jobs, webhooks
 from common.db.types import now
 from common.domain.errors import Conflict
-from common.domain.webhook_events import TEST_EVENT, host_of, test_event_id
+from common.domain.webhook_events import TEST_EVENT, test_event_id
 from common.ids import new_id
 
 ERASED = ""
@@ -73,15 +74,19 @@ def redeliver(connection: Connection, tenant_id: str, delivery_id: str) -> Deliv
 
     One that is pending is made due now, one that is being sent is left to its attempt. None when this tenant has no
     such delivery. Raises `Conflict` when its endpoint is disabled or its job was erased. Ring the courier after the
-    commit.
+    commit. The endpoint's row of failures begins anew: one more failure is no reason to disable it.
     """
     mine = _is(tenant_id, delivery_id)
-    query = select(webhooks.c.disabled_at).join(deliveries, deliveries.c.webhook_id == webhooks.c.id)
+    columns = select(webhooks.c.id, webhooks.c.disabled_at, deliveries.c.subject_id)
+    query = columns.join(deliveries, deliveries.c.webhook_id == webhooks.c.id)
     endpoint = connection.execute(query.where(mine)).one_or_none()
     if endpoint is None:
         return None
     if endpoint.disabled_at is not None:
         raise Conflict("the webhook is disabled; enable it before sending to it again")
+    if endpoint.subject_id is not None:  # no erasure comes between the look at the job and the end of this
+        connection.execute(select(jobs.c.id).where(jobs.c.id == endpoint.subject_id).with_for_update(read=True))
+    _forgive(connection, [endpoint.id])
     connection.execute(update(deliveries).where(mine, _is_due_later()).values(next_at=now()))
     connection.execute(update(deliveries).where(mine, _may_go_again()).values(_from_the_start()))
     found = find_delivery(connection, tenant_id, delivery_id)
@@ -104,7 +109,7 @@ def redeliver_many(
 
     `filters` as for `list_deliveries`, by default those that failed; moments are exclusive. Returns how many: call it
     again while that is `limit`, with the moment of the first call as `ended_before`, so that what is sent again and
-    fails again meanwhile is not met twice.
+    fails again meanwhile is not met twice. Their endpoints' rows of failures begin anew.
     """
     wanted = [deliveries.c.tenant_id == tenant_id, *_matching({"state": "failed"} | filters)]
     if created_after is not None:
@@ -115,9 +120,12 @@ def redeliver_many(
         wanted.append(or_(deliveries.c.ended_at.is_(None), deliveries.c.ended_at < ended_before))
     enabled = select(webhooks.c.id).where(webhooks.c.tenant_id == tenant_id, webhooks.c.disabled_at.is_(None))
     wanted += [deliveries.c.webhook_id.in_(enabled), or_(_is_due_later(), _may_go_again())]
-    page = select(deliveries.c.id).where(*wanted).order_by(deliveries.c.id).limit(limit).with_for_update()
-    ids = list(connection.execute(page).scalars())
-    mine = deliveries.c.id.in_(ids)
+    page = select(deliveries.c.id, deliveries.c.webhook_id).where(*wanted).order_by(deliveries.c.id).limit(limit)
+    found = connection.execute(page).all()
+    _forgive(connection, {row.webhook_id for row in found})
+    mine = deliveries.c.id.in_([row.id for row in found])
+    # An erasure waits for these rows from here on, or has emptied them: what follows looks at them once more.
+    connection.execute(select(deliveries.c.id).where(mine).order_by(deliveries.c.id).with_for_update())
     again = connection.execute(update(deliveries).where(mine, _may_go_again()).values(_from_the_start())).rowcount
     return again + connection.execute(update(deliveries).where(mine, _is_due_later()).values(next_at=now())).rowcount
 
@@ -125,15 +133,16 @@ def redeliver_many(
 def announce_test(connection: Connection, tenant_id: str, webhook_id: str) -> Delivery | None:
     """A `webhook.test` to this endpoint, due now; None when this tenant has no such one.
 
-    Raises `Conflict` when it is disabled. Ring the courier after the commit.
+    Raises `Conflict` when it is disabled. Ring the courier after the commit. Its row of failures begins anew.
     """
     mine = (webhooks.c.id == webhook_id) & (webhooks.c.tenant_id == tenant_id)
-    query = select(webhooks.c.url, webhooks.c.disabled_at).where(mine).with_for_update(read=True, key_share=True)
+    query = select(webhooks.c.host, webhooks.c.disabled_at).where(mine).with_for_update(read=True, key_share=True)
     endpoint = connection.execute(query).one_or_none()
     if endpoint is None:
         return None
     if endpoint.disabled_at is not None:
         raise Conflict("the webhook is disabled; enable it before sending to it")
+    _forgive(connection, [webhook_id])
     delivery_id = new_id("whd")
     row = {
         "id": delivery_id,
@@ -141,13 +150,22 @@ def announce_test(connection: Connection, tenant_id: str, webhook_id: str) -> De
         "webhook_id": webhook_id,
         "event_id": test_event_id(),
         "kind": TEST_EVENT,
-        "host": host_of(endpoint.url),
+        "host": endpoint.host,
         "state": _PENDING,
         "log": [],
         "next_at": now(),
     }
     connection.execute(insert(deliveries).values(row))
     return find_delivery(connection, tenant_id, delivery_id)
+
+
+def _forgive(connection: Connection, webhook_ids: Collection[str]) -> None:
+    """These endpoints count as well until they fail again."""
+    failing = webhooks.c.id.in_(webhook_ids) & webhooks.c.failing_since.is_not(None)
+    query = select(webhooks.c.id).where(failing).order_by(webhooks.c.id).with_for_update(key_share=True)
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        connection.execute(update(webhooks).where(webhooks.c.id.in_(ids)).values(failing_since=None))
 
 
 def _is(tenant_id: str, delivery_id: str) -> ColumnElement[bool]:

@@ -1,30 +1,30 @@
-"""What couriers do with deliveries: find who waits, take under a lease, keep what is sent, write what came of it.
+"""What couriers do with deliveries: take under a lease, give back. Who waits is found by `common.db.due_groups`, what
+came of it written by `common.db.outcomes`.
 
 Every write of an attempt carries courier and attempt, as a fence. Who locks several rows locks the job first, then the
 endpoint, then deliveries.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, literal, literal_column, select, text, tuple_, update
+from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.clock import to_rfc3339
+from common.db.due_groups import DUE, FEW, counts_as_failing
 from common.db.tables import deliveries, webhooks
 from common.db.types import after_now, now
-from common.domain.dispatching import Calls, Group, Name
+from common.domain.dispatching import Calls, Candidate, Name, choose_deliveries
 
 MAX_LOG: Final = 50
-GROUPS_PAGE: Final = 500
+WINDOW: Final = 200
+_WINDOWS: Final = 5
 _TAKING: Final = 0x6461726B  # an advisory lock of PostgreSQL: couriers take one after the other
 _LOST: Final = "the courier was lost during this attempt; whether it arrived is not known"
-
-_PENDING = deliveries.c.state == literal_column("'pending'")  # said as the index says it
-_DUE = _PENDING & (deliveries.c.next_at <= now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,55 +57,20 @@ class Taken:
         return self.host, self.tenant_id
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Groups with something due, and where the next look goes on; None when this one came to the end."""
-
-    groups: list[Group]
-    following: Name | None
-
-
-def find_groups(connection: Connection, after: Name | None, limit: int = GROUPS_PAGE) -> Waiting:
-    """The groups behind `after`, in the order of their names, of which something is due.
-
-    Walks the index from group to group, `limit` of them with or without something due: what waits in a group, and in
-    the groups that are not looked at, costs nothing.
-    """
-    walk = _walk(after, limit)
-    query = (
-        select(
-            walk.c.host,
-            walk.c.tenant_id,
-            deliveries.c.next_at,
-            (deliveries.c.next_at <= now()).label("is_due"),
-            webhooks.c.failing_since,
-            walk.c.place,
-        )
-        .select_from(walk)
-        .join(deliveries, deliveries.c.id == walk.c.id)
-        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
-    )
-    rows = sorted(connection.execute(query), key=lambda row: int(row.place))
-    groups = [Group(row.host, row.tenant_id, row.next_at, row.failing_since is not None) for row in rows if row.is_due]
-    return Waiting(groups, (rows[-1].host, rows[-1].tenant_id) if len(rows) == limit else None)
-
-
 def take(
     connection: Connection, worker_id: str, lease_seconds: float, choose: Callable[[Calls], Mapping[Name, int]]
 ) -> list[Taken]:
-    """Deliveries now held by this courier: as many of each group as `choose` says, the longest due first.
+    """Deliveries now held by this courier: as many of each group as `choose` says, those of failing endpoints last and
+    one at a time, the longest due first.
 
     `choose` is told what is in flight; until this transaction ends no other courier takes anything, so what it counts
-    is true. What is due for a disabled endpoint ends as `disabled`.
+    is true. What is due for a disabled endpoint ends as `disabled`, some pages of it at once.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_TAKING})"))
-    chosen = choose(_calls(connection, worker_id))
-    rows = [row for name, count in chosen.items() for row in connection.execute(_head_of(name, count))]
-    disabled = [row.id for row in rows if row.disabled_at is not None]
-    if disabled:
-        connection.execute(update(deliveries).where(deliveries.c.id.in_(disabled)).values(ended("disabled")))
-    rows = [row for row in rows if row.disabled_at is None]
+    calls = _calls(connection, worker_id)
+    ids = [one for name, count in choose(calls).items() for one in _choose(connection, name, count, calls)]
+    rows = connection.execute(_to_take(ids)).all() if ids else []
     if rows:
         lease = after_now(lease_seconds)
         held = {"worker_id": worker_id, "lease_until": lease, "next_at": lease, "attempt": deliveries.c.attempt + 1}
@@ -141,49 +106,10 @@ def put_back(connection: Connection, taken: Taken, seconds: float) -> bool:
     return connection.execute(update(deliveries).where(holds(taken)).values(values)).rowcount == 1
 
 
-def _walk(after: Name | None, limit: int) -> Any:
-    """The first delivery of each group, `limit` groups: a loose index scan."""
-    order = (deliveries.c.host, deliveries.c.tenant_id, deliveries.c.next_at)
-    behind = literal(True) if after is None else tuple_(deliveries.c.host, deliveries.c.tenant_id) > tuple_(*after)
-    first = (
-        select(deliveries.c.id, deliveries.c.host, deliveries.c.tenant_id, literal(1).label("place"))
-        .where(_PENDING, behind)
-        .order_by(*order)
-        .limit(1)
-        .subquery()
-    )
-    walk = select(first).cte("walk", recursive=True)
-    following = deliveries.alias("following")
-    # SQLite would read a whole host to get behind one of its tenants if this were said as one comparison of pairs.
-    next_id = func.coalesce(
-        _first(walk, lambda one: (one.c.host == walk.c.host) & (one.c.tenant_id > walk.c.tenant_id)),
-        _first(walk, lambda one: one.c.host > walk.c.host),
-    )
-    step = (
-        select(following.c.id, following.c.host, following.c.tenant_id, walk.c.place + 1)
-        .select_from(walk)
-        .join(following, following.c.id == next_id)
-        .where(walk.c.place < limit)
-    )
-    return walk.union_all(step)
-
-
-def _first(walk: Any, is_behind: Callable[[Any], Any]) -> Any:
-    one = deliveries.alias()
-    return (
-        select(one.c.id)
-        .where(one.c.state == literal_column("'pending'"), is_behind(one))
-        .order_by(one.c.host, one.c.tenant_id, one.c.next_at)
-        .limit(1)
-        .correlate(walk)
-        .scalar_subquery()
-    )
-
-
 def _calls(connection: Connection, worker_id: str) -> Calls:
     """What is in flight now, of all couriers and of this one."""
     is_mine = deliveries.c.worker_id == worker_id
-    is_failing = webhooks.c.failing_since.is_not(None)
+    is_failing = counts_as_failing()
     query = (
         select(
             deliveries.c.host,
@@ -198,17 +124,55 @@ def _calls(connection: Connection, worker_id: str) -> Calls:
     )
     by_group: Counter[Name] = Counter()
     own_by_tenant: Counter[str] = Counter()
+    failing_by_group: Counter[Name] = Counter()
     own_failing = 0
     for row in connection.execute(query):
         by_group[row.host, row.tenant_id] += row.calls
+        if row.is_failing:
+            failing_by_group[row.host, row.tenant_id] += row.calls
         if row.is_mine:
             own_by_tenant[row.tenant_id] += row.calls
             own_failing += row.calls if row.is_failing else 0
-    return Calls(by_group, own_by_tenant, own_failing)
+    return Calls(by_group, own_by_tenant, own_failing, failing_by_group)
 
 
-def _head_of(name: Name, count: int) -> Any:
+def _choose(connection: Connection, name: Name, count: int, calls: Calls) -> list[str]:
+    """The deliveries of a group to take, at most `count`. Ends what is due for disabled endpoints on the way."""
+    window: Sequence[Row[Any]] = []
+    for _ in range(_WINDOWS):
+        window = connection.execute(_window(name, WINDOW)).all()
+        disabled = [row.id for row in window if row.is_disabled]
+        window = [row for row in window if not row.is_disabled]
+        if not disabled:
+            break
+        _end_disabled(connection, disabled)
+    if len(window) == WINDOW and all(row.is_failing for row in window):  # a live one may be far behind a dead one
+        window = [row for row in connection.execute(_window(name, FEW)) if not row.is_disabled]
+    candidates = [Candidate(row.id, bool(row.is_failing)) for row in window]
+    held, held_failing = calls.by_group.get(name, 0), calls.failing_by_group.get(name, 0)
+    return choose_deliveries(candidates, count, held, held_failing)
+
+
+def _window(name: Name, limit: int) -> Any:
+    """What is due for longest of a group: enough to find one whose endpoint does not fail among those that do."""
     host, tenant_id = name
+    is_disabled = webhooks.c.disabled_at.is_not(None).label("is_disabled")
+    return (
+        select(deliveries.c.id, counts_as_failing().label("is_failing"), is_disabled)
+        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+        .where(DUE, deliveries.c.host == host, deliveries.c.tenant_id == tenant_id)
+        .order_by(deliveries.c.next_at)
+        .limit(limit)
+    )
+
+
+def _end_disabled(connection: Connection, ids: list[str]) -> None:
+    due = select(deliveries.c.id).where(DUE, deliveries.c.id.in_(ids)).with_for_update(skip_locked=True)
+    free = list(connection.execute(due).scalars())
+    connection.execute(update(deliveries).where(deliveries.c.id.in_(free)).values(ended("disabled")))
+
+
+def _to_take(ids: list[str]) -> Any:
     return (
         select(
             deliveries,
@@ -216,13 +180,11 @@ def _head_of(name: Name, count: int) -> Any:
             webhooks.c.secret,
             webhooks.c.old_secret,
             (webhooks.c.old_secret_until > now()).label("is_rotating"),
-            webhooks.c.disabled_at,
             now().label("database_now"),
         )
         .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
-        .where(_DUE, deliveries.c.host == host, deliveries.c.tenant_id == tenant_id)
+        .where(DUE, deliveries.c.id.in_(ids))
         .order_by(deliveries.c.next_at)
-        .limit(count)
         .with_for_update(skip_locked=True, of=deliveries)
     )
 

@@ -1,17 +1,20 @@
 """What a courier writes around its call: what is sent, and what came of it. Fenced, see `common.db.dispatching`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, case, select, update
 
 from common.db.deliveries import ERASED
 from common.db.dispatching import MAX_LOG, Taken, ended, holds
+from common.db.due_groups import is_failing_job_webhook
 from common.db.jobs import find_job
 from common.db.tables import deliveries, job_events, jobs, webhooks
 from common.db.types import after_now, now
-from common.domain.delivery import Again, Decision, Delivered, Disable, DisableReason, GiveUp
+from common.domain.delivery import Again, Decision, Delivered, Disable, GiveUp
 from common.domain.snapshot import JobSnapshot
+
+_CLEARED: Final = 500
 
 Rule = Callable[[float], Decision]
 """The decision, given for how many seconds the endpoint has been failing."""
@@ -40,7 +43,9 @@ def keep_body(
 def settle(connection: Connection, taken: Taken, entry: dict[str, Any], rule: Rule) -> Decision | None:
     """Write what came of an attempt: its log entry, the state that follows, and how the endpoint fares.
 
-    None when the delivery is no longer ours: nothing is written then. Of an erased job the response is not kept.
+    None when the delivery is no longer ours: nothing is written then. Of an erased job the response is not kept. A
+    success tells that the host lives: endpoints of other jobs of the tenant there do not count as failing any more.
+    What waits for an endpoint that is disabled ends when it comes due, see `take`.
     """
     if taken.subject_id is not None and _lock_job(connection, taken.subject_id):
         entry = entry | {"response": None}
@@ -58,10 +63,12 @@ def settle(connection: Connection, taken: Taken, entry: dict[str, Any], rule: Ru
     if isinstance(decision, Delivered):
         if endpoint.failing_since is not None:
             connection.execute(update(webhooks).where(own).values(failing_since=None))
+        _clear_failing(connection, taken)
     elif endpoint.failing_since is None:
         connection.execute(update(webhooks).where(own).values(failing_since=now()))
     if isinstance(decision, Disable) and endpoint.disabled_at is None:
-        _disable(connection, taken.webhook_id, decision.reason)
+        values = {"disabled_at": now(), "disabled_reason": decision.reason}
+        connection.execute(update(webhooks).where(own).values(values))
     return decision
 
 
@@ -71,9 +78,9 @@ def scrub_deliveries(connection: Connection, job_id: str) -> None:
     What is still pending is built anew, from the erased job. To be called after the job is marked.
     """
     own = deliveries.c.subject_id == job_id
-    is_pending = deliveries.c.state == "pending"
-    connection.execute(update(deliveries).where(own, is_pending).values(body=None))
-    connection.execute(update(deliveries).where(own, ~is_pending).values(body=ERASED))
+    # One statement: between two of them a row that ended could be made pending, and be met by neither.
+    body = case((deliveries.c.state == "pending", None), else_=ERASED)
+    connection.execute(update(deliveries).where(own).values(body=body))
     for row in connection.execute(select(deliveries.c.id, deliveries.c.log).where(own)).all():
         log = [entry | {"response": None} for entry in row.log]
         if log != row.log:
@@ -98,10 +105,12 @@ def _values(decision: Decision, *, is_disabled: bool) -> dict[str, Any]:
     return ended("disabled")
 
 
-def _disable(connection: Connection, webhook_id: str, reason: DisableReason) -> None:
-    """Nothing more is sent to it. What is in the air at this moment ends by its own outcome."""
-    own = webhooks.c.id == webhook_id
-    connection.execute(update(webhooks).where(own).values(disabled_at=now(), disabled_reason=reason))
-    is_free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until < now())
-    waiting = (deliveries.c.webhook_id == webhook_id) & (deliveries.c.state == "pending") & is_free
-    connection.execute(update(deliveries).where(waiting).values(ended("disabled")))
+def _clear_failing(connection: Connection, taken: Taken) -> None:
+    """A page of them; those whose own attempt is just being written down speak for themselves."""
+    there = (
+        (webhooks.c.tenant_id == taken.tenant_id) & (webhooks.c.host == taken.host) & is_failing_job_webhook(webhooks)
+    )
+    page = select(webhooks.c.id).where(there).limit(_CLEARED).with_for_update(skip_locked=True, key_share=True)
+    ids = list(connection.execute(page).scalars())
+    if ids:
+        connection.execute(update(webhooks).where(webhooks.c.id.in_(ids)).values(failing_since=None))

@@ -429,6 +429,7 @@ webhooks = Table(
     tenant_id(),
     job_id(nullable=True),
     text_column("url", "where to"),
+    text_column("host", "receiver's host in its one spelling, as deliveries have it", server_default=""),
     text_column("description", "for people", nullable=True),
     document("events", "kinds that it wants"),
     Column("secret", LargeBinary, nullable=False, comment="signing secret, encrypted"),
@@ -446,6 +447,13 @@ webhooks = Table(
         sqlite_where=text("job_id IS NULL"),
     ),
     Index(None, "job_id"),
+    Index(
+        "ix_webhooks_failing",
+        "tenant_id",
+        "host",
+        postgresql_where=text("failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"),
+        sqlite_where=text("failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"),
+    ),
     comment="Standing endpoints and those of single jobs. Written by the webhook routes, submit and courier.",
 )
 
@@ -459,7 +467,7 @@ deliveries = Table(
     integer("version", "version of the subject after the event", nullable=True),
     text_column("event_id", "the `webhook-id` header, same over retries"),
     text_column("kind", "event kind"),
-    text_column("host", "receiver's host, for the limit of calls in flight"),
+    text_column("host", "receiver's host in its one spelling, for the limit of calls in flight"),
     text_column("body", "what is sent, from the first attempt on; emptied by erasure", nullable=True),
     text_column("state", "`pending`, `delivered`, `failed` or `disabled`"),
     integer("attempt", "attempts so far", 0),
@@ -477,6 +485,12 @@ deliveries = Table(
         "ix_deliveries_due",
         "host",
         "tenant_id",
+        "next_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_deliveries_next",
         "next_at",
         postgresql_where=text("state = 'pending'"),
         sqlite_where=text("state = 'pending'"),

@@ -10,6 +10,7 @@ from common.db.tables import tenants, webhooks
 from common.db.types import after_now, now
 from common.domain.errors import Conflict
 from common.ids import new_id
+from common.outbound.urls import host_of
 
 MAX_STANDING: Final = 50
 
@@ -27,13 +28,15 @@ class Sealed:
 class NewWebhook:
     """An endpoint before its row exists.
 
-    Without `sealed` it borrows the secrets of the tenant's newest enabled standing endpoint; only a job's may.
+    Without `sealed` it borrows the secrets of the tenant's newest enabled standing endpoint; only a job's may. With
+    `carried_from`, a job, it has those that the endpoint of that job has when it is written, as long as there is one.
     """
 
     url: str
     events: tuple[str, ...]
     sealed: Sealed | None
     description: str | None = None
+    carried_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def insert_job_webhook(connection: Connection, tenant_id: str, job_id: str, new:
 
     False when it has no secret and there is none to borrow (any more).
     """
-    sealed = new.sealed or find_lender(connection, tenant_id, hold=True)
+    carried = None if new.carried_from is None else _hold_carried(connection, tenant_id, new.carried_from)
+    sealed = carried or new.sealed or find_lender(connection, tenant_id, hold=True)
     if sealed is None:
         return False
     connection.execute(insert(webhooks).values(_row(tenant_id, new_id("whe"), job_id, new, sealed)))
@@ -98,7 +102,19 @@ def find_job_webhook(connection: Connection, tenant_id: str, job_id: str) -> New
     row = connection.execute(query.where(_mine(tenant_id), webhooks.c.job_id == job_id)).one_or_none()
     if row is None:
         return None
-    return NewWebhook(row.url, tuple(row.events), Sealed(row.secret, row.old_secret, row.old_secret_until))
+    sealed = Sealed(row.secret, row.old_secret, row.old_secret_until)
+    return NewWebhook(row.url, tuple(row.events), sealed, carried_from=job_id)
+
+
+def _hold_carried(connection: Connection, tenant_id: str, job_id: str) -> Sealed | None:
+    """The secrets of a job's endpoint as they are now; no rotation comes between this look and the end of the
+    transaction, neither its own nor that of the one who lent them.
+    """
+    standing = select(webhooks.c.id).where(_mine(tenant_id), webhooks.c.job_id.is_(None)).order_by(webhooks.c.id)
+    connection.execute(standing.with_for_update(read=True))
+    query = _secrets().where(_mine(tenant_id), webhooks.c.job_id == job_id).with_for_update(read=True)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Sealed(row.secret, row.old_secret, row.old_secret_until)
 
 
 def find_webhook(connection: Connection, tenant_id: str, webhook_id: str) -> Webhook | None:
@@ -158,6 +174,7 @@ def _row(tenant_id: str, webhook_id: str, job_id: str | None, new: NewWebhook, s
         "tenant_id": tenant_id,
         "job_id": job_id,
         "url": new.url,
+        "host": host_of(new.url),
         "description": new.description,
         "events": list(new.events),
         "secret": sealed.secret,

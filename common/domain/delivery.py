@@ -63,14 +63,15 @@ def decide(
 ) -> Decision:
     """What becomes of a delivery after its attempt number `attempt` (from 1) of a schedule with these pauses between.
 
-    `failing_for_seconds`: the length of the endpoint's unbroken row of failures, this one included. `jitter` within
-    -1 and 1 moves a pause by at most a fifth of it. A `Retry-After` is never undercut, up to a day.
+    `failing_for_seconds`: the length of the endpoint's unbroken row of failures, this one included; a first attempt
+    never disables, since the row may be no more than this failure and one of a quiet past. `jitter` within -1 and 1
+    moves a pause by at most a fifth of it. A `Retry-After` is never undercut, up to a day.
     """
     if outcome.is_delivered:
         return Delivered()
     if outcome.status == _GONE:
         return Disable("gone")
-    if failing_for_seconds >= disable_seconds:
+    if failing_for_seconds >= disable_seconds and attempt > 1:
         return Disable("failing")
     if attempt > len(pauses):
         return GiveUp()

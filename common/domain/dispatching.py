@@ -14,7 +14,7 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group with something due: since when, and whether its endpoint's last call failed."""
+    """A group with something due: since when, and whether the endpoints that it is due for fail."""
 
     host: str
     tenant_id: str
@@ -29,11 +29,22 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls in flight: by group over all couriers, and of this courier by tenant and to failing endpoints."""
+    """Calls in flight: by group over all couriers, of this courier by tenant and to failing endpoints, and by group
+    those to failing endpoints, over all couriers.
+    """
 
     by_group: Mapping[Name, int] = field(default_factory=dict)
     own_by_tenant: Mapping[str, int] = field(default_factory=dict)
     own_failing: int = 0
+    failing_by_group: Mapping[Name, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A delivery that is due, and whether its endpoint's last call failed."""
+
+    delivery_id: str
+    is_failing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,20 @@ def choose_groups(
         held.add(group)
         chosen[group.name] += 1
     return dict(chosen)
+
+
+def choose_deliveries(candidates: Sequence[Candidate], count: int, held: int, held_failing: int) -> list[str]:
+    """Which deliveries of a group to take, at most `count`, of these candidates in their order.
+
+    `held` calls of the group are in flight, of which `held_failing` to failing endpoints. Those that do not fail go
+    first: a dead endpoint must not delay a live one at the same host. One call in flight may be to a failing one; it
+    gets a place when one is left over, or when the live ones have another already, so that it is never forgotten.
+    """
+    live = [one.delivery_id for one in candidates if not one.is_failing]
+    failing = [one.delivery_id for one in candidates if one.is_failing]
+    has_place = len(live) < count or held + count > 1
+    probes = failing[:1] if not held_failing and has_place else []
+    return live[: count - len(probes)] + probes
 
 
 class _Held:

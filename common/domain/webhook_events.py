@@ -1,7 +1,6 @@
 """What webhooks tell: the kinds of events, which of them an endpoint gets unless it says otherwise, and their ids."""
 
 from typing import Final
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4, uuid5
 
 TEST_EVENT: Final = "webhook.test"
@@ -25,11 +24,3 @@ def event_id(subject_id: str, version: int) -> str:
 def test_event_id() -> str:
     """A fresh `webhook-id` for an event that nothing but a request has brought about."""
     return f"evt_{uuid4().hex}"
-
-
-def host_of(url: str) -> str:
-    """The host that calls to this URL are counted under: lower case, without port and final dot; "" without any."""
-    try:
-        return (urlsplit(url).hostname or "").removesuffix(".")
-    except ValueError:
-        return ""

@@ -70,6 +70,18 @@ def check_url(url: str, policy: Policy) -> Target:
     return Target(parts.scheme, host, port, _path(parts), address)
 
 
+def host_of(url: str) -> str:
+    """The host that calls to this URL are counted under, spelled as `Target.host` is; "" when it has none to call.
+
+    Whether the URL is permitted is not asked.
+    """
+    try:
+        authority = _AUTHORITY.fullmatch(_split(url).netloc.rpartition("@")[2])
+        return "" if authority is None else _host(authority["host"])[0]
+    except UrlBlocked:
+        return ""
+
+
 def _split(url: str) -> SplitResult:
     if len(url) > MAX_URL_CHARACTERS:
         raise UrlBlocked(f"The URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are allowed.")

@@ -13,6 +13,7 @@ depends_on = None
 _PENDING = "state = 'pending'"
 _HELD = "lease_until IS NOT NULL"
 _STANDING = "job_id IS NULL"
+_FAILING = "failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"
 
 
 def upgrade() -> None:
@@ -26,15 +27,16 @@ def upgrade() -> None:
     op.add_column("webhooks", sa.Column("description", sa.Text(), nullable=True, comment="for people"))
     comment = "`gone` (it answered 410) or `failing` (for days)"
     op.add_column("webhooks", sa.Column("disabled_reason", sa.Text(), nullable=True, comment=comment))
+    comment = "receiver's host in its one spelling, as deliveries have it"
+    op.add_column("webhooks", sa.Column("host", sa.Text(), server_default="", nullable=False, comment=comment))
     op.create_index(op.f("ix_webhooks_job_id"), "webhooks", ["job_id"], unique=False)
-    op.create_index(
-        "ix_webhooks_standing",
-        "webhooks",
-        ["tenant_id", "id"],
-        unique=False,
-        postgresql_where=sa.text(_STANDING),
-        sqlite_where=sa.text(_STANDING),
-    )
+    for name, columns, where in (
+        ("ix_webhooks_standing", ["tenant_id", "id"], _STANDING),
+        ("ix_webhooks_failing", ["tenant_id", "host"], _FAILING),
+    ):
+        op.create_index(
+            name, "webhooks", columns, unique=False, postgresql_where=sa.text(where), sqlite_where=sa.text(where)
+        )
     op.drop_index(op.f("ix_webhooks_tenant_id_id"), table_name="webhooks")
     op.drop_table("deliveries")  # nothing has written to it so far
     _create_deliveries()
@@ -44,8 +46,10 @@ def downgrade() -> None:
     op.drop_table("deliveries")
     _create_old_deliveries()
     op.create_index(op.f("ix_webhooks_tenant_id_id"), "webhooks", ["tenant_id", "id"], unique=False)
+    op.drop_index("ix_webhooks_failing", table_name="webhooks")
     op.drop_index("ix_webhooks_standing", table_name="webhooks")
     op.drop_index(op.f("ix_webhooks_job_id"), table_name="webhooks")
+    op.drop_column("webhooks", "host")
     op.drop_column("webhooks", "disabled_reason")
     op.drop_column("webhooks", "description")
     op.drop_column("workers", "paces")
@@ -64,7 +68,12 @@ def _create_deliveries() -> None:
         sa.Column("version", types.Whole, nullable=True, comment="version of the subject after the event"),
         sa.Column("event_id", sa.Text(), nullable=False, comment="the `webhook-id` header, same over retries"),
         sa.Column("kind", sa.Text(), nullable=False, comment="event kind"),
-        sa.Column("host", sa.Text(), nullable=False, comment="receiver's host, for the limit of calls in flight"),
+        sa.Column(
+            "host",
+            sa.Text(),
+            nullable=False,
+            comment="receiver's host in its one spelling, for the limit of calls in flight",
+        ),
         sa.Column(
             "body", sa.Text(), nullable=True, comment="what is sent, from the first attempt on; emptied by erasure"
         ),
@@ -107,6 +116,7 @@ def _create_deliveries() -> None:
     )
     for name, columns, where in (
         ("ix_deliveries_due", ["host", "tenant_id", "next_at"], _PENDING),
+        ("ix_deliveries_next", ["next_at"], _PENDING),
         ("ix_deliveries_held", ["lease_until"], _HELD),
     ):
         op.create_index(

@@ -11,7 +11,8 @@ from sqlalchemy import event, insert, update
 
 from common.clock import utc_now
 from common.db.announcing import Event, delivery_row
-from common.db.dispatching import MAX_LOG, Taken, find_groups, put_back, take
+from common.db.dispatching import MAX_LOG, Taken, put_back, take
+from common.db.due_groups import find_groups
 from common.db.engine import Database
 from common.db.erasing import erase_job
 from common.db.jobs import cancel_job
@@ -30,9 +31,9 @@ ENTRY = {"at": "2026-11-21T08:00:00.000Z", "status": 500, "ms": 3, "response": "
 
 def deliver_to(database: Database, webhook_id: str, count: int = 1, tenant_id: str = "default", **columns: Any) -> None:
     """So many pending deliveries of jobs that nobody knows."""
-    url = endpoint(database, webhook_id).url
+    host = endpoint(database, webhook_id).host
     made = [Event(tenant_id, f"job_{number}", 2, "job.failed") for number in range(count)]
-    rows = [delivery_row(one, webhook_id, url) | {"next_at": utc_now() - timedelta(hours=1)} | columns for one in made]
+    rows = [delivery_row(one, webhook_id, host) | {"next_at": utc_now() - timedelta(hours=1)} | columns for one in made]
     with database.write() as connection:
         connection.execute(insert(deliveries), rows)
 
@@ -142,10 +143,10 @@ def test_a_courier_is_told_what_is_in_the_air(database: Database) -> None:
     told: list[Calls] = []
     takes(database, "wrk_a", lambda calls: told.append(calls) or {})  # type: ignore[func-returns-value]
     by_group = {(HOST, "default"): 2, ("b.example", "default"): 1, (HOST, "other"): 1}
-    assert told == [Calls(by_group, {"default": 3}, 1)]
+    assert told == [Calls(by_group, {"default": 3}, 1, {("b.example", "default"): 1})]
     let_time_pass(database)
     takes(database, "wrk_a", lambda calls: told.append(calls) or {})  # type: ignore[func-returns-value]
-    assert told[1] == Calls({}, {}, 0)
+    assert told[1] == Calls()
 
 
 def test_many_couriers_at_once_never_exceed_the_limit_of_a_host(database: Database) -> None:
@@ -220,16 +221,17 @@ def test_a_given_up_delivery_failed(database: Database) -> None:
 
 
 @pytest.mark.parametrize("reason", ["gone", "failing"])
-def test_a_disabled_endpoint_loses_what_waits_but_not_what_is_in_the_air(database: Database, reason: Any) -> None:
+def test_a_disabled_endpoint_gets_nothing_more_but_what_is_in_the_air(database: Database, reason: Any) -> None:
     webhook, other = subscribe(database), subscribe(database)
     deliver_to(database, webhook, 4)
     deliver_to(database, other, 1, next_at=utc_now() + timedelta(hours=1))
     first, second, third = takes(database, choose=lambda _: {(HOST, "default"): 3})
     settles(database, first, Disable(reason))
-    ended = endpoint(database, webhook)
-    assert (ended.disabled_at is not None, ended.disabled_reason) == (True, reason)
+    gone = endpoint(database, webhook)
+    assert (gone.disabled_at is not None, gone.disabled_reason) == (True, reason)
     settles(database, second, Delivered())
     settles(database, third, Again(5.0))
+    assert takes(database) == []
     states = {row.id: row.state for row in rows_of(database, webhook_id=webhook)}
     assert states.pop(second.id) == "delivered"
     assert set(states.values()) == {"disabled"}

@@ -256,6 +256,63 @@ def test_a_rotation_waits_for_a_submit_that_borrows_and_reaches_it(postgres_data
     assert (carried.sealed.secret, carried.sealed.old) == (b"two", b"one")
 
 
+def test_a_retry_has_the_secrets_that_its_first_job_has_when_it_is_written(database: Database) -> None:
+    lender = standing(database, b"one")
+    first, own = of_job(database, None), of_job(database, b"own")
+    with database.read() as connection:
+        carried = [sql.find_job_webhook(connection, "default", str(look(database, one).job_id)) for one in (first, own)]
+    rotate(database, lender.id, b"two")
+    rotate(database, own, b"own two")
+
+    made = [carry(database, one) for one in carried]
+
+    assert [secrets_of(database, one) for one in made] == [(b"two", b"one"), (b"own two", b"own")]
+    rotate(database, lender.id, b"three")
+    assert secrets_of(database, made[0]) == (b"three", b"two")
+
+
+def test_a_retry_keeps_the_secrets_of_an_endpoint_that_was_forgotten_meanwhile(database: Database) -> None:
+    first = of_job(database, b"one")
+    with database.read() as connection:
+        carried = sql.find_job_webhook(connection, "default", str(look(database, first).job_id))
+    with database.write() as connection:
+        connection.execute(delete(webhooks))
+
+    assert secrets_of(database, carry(database, carried)) == (b"one", None)
+
+
+def test_a_rotation_waits_for_a_retry_that_carries_what_was_borrowed_and_reaches_it(
+    postgres_database: Database,
+) -> None:
+    database, job = postgres_database, make_job()
+    lender = standing(database, b"one")
+    first = of_job(database, None)
+    rotation = threading.Thread(target=rotate, args=(database, lender.id, b"two"))
+
+    with database.write() as connection:
+        carried = sql.find_job_webhook(connection, "default", str(look(database, first).job_id))
+        assert carried is not None
+        insert_job(connection, job)
+        assert sql.insert_job_webhook(connection, "default", job.id, carried)
+        rotation.start()
+        wait_until(lambda: _waits(database), what="a rotation that waits")
+    rotation.join()
+
+    with database.read() as connection:
+        rows = connection.execute(select(webhooks.c.secret, webhooks.c.old_secret)).all()
+    assert [tuple(row) for row in rows] == [(b"two", b"one")] * 3
+
+
+def carry(database: Database, carried: NewWebhook | None) -> str:
+    """The id of a new job's endpoint, carried over."""
+    assert carried is not None
+    job = make_job()
+    with database.write() as connection:
+        insert_job(connection, job)
+        assert sql.insert_job_webhook(connection, "default", job.id, carried)
+        return str(connection.execute(select(webhooks.c.id).where(webhooks.c.job_id == job.id)).scalar_one())
+
+
 def _waits(database: Database) -> bool:
     with database.read() as connection:
         query = "SELECT count(*) FROM pg_locks WHERE NOT granted"

@@ -38,7 +38,7 @@ TIMEOUT_SECONDS = 1.0
 PAUSES = (0.2, 0.6)
 SETTINGS = {
     "DARKROOM_ALLOW_PRIVATE_URLS": "true",
-    "DARKROOM_SECRET_KEY": "a secret key of the tests, long enough",
+    "DARKROOM_SECRET_KEY": "a secret key of the tests that is long enough",
     "DARKROOM_WEBHOOK_SCHEDULE": ",".join(map(str, PAUSES)),
     "DARKROOM_WEBHOOK_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS),
 }

@@ -1,6 +1,8 @@
 """Receivers that an API believes to be on the public internet, and their registration."""
 
+import socket
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -9,7 +11,7 @@ from common.db.announcing import Event, announce_events
 from common.db.engine import Database
 from common.db.tables import deliveries, webhooks
 from common.db.types import now
-from common.outbound.addresses import Policy
+from common.outbound.addresses import IPAddress, Policy
 from common.outbound.fetching import Outbound
 from tests.unit.api.conftest import Api, Json
 from tests.unit.outbound.hosts import Answers
@@ -30,10 +32,21 @@ BAD_URLS = [
     "https://hooks.example:8080/",
     "https://inside.example/",
     "https://mixed.example/",
-    "https://nowhere.example/",
     "ftp://hooks.example/",
     "hooks.example",
 ]
+
+
+class AwayNames:
+    """A name service that does not answer."""
+
+    def addresses(self, host: str, *, limit_seconds: float) -> Sequence[IPAddress]:
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+
+def names_away() -> Outbound:
+    """The strict policy, while no name can be looked up."""
+    return Outbound(Policy(), AwayNames())
 
 
 def public_hosts() -> Outbound:

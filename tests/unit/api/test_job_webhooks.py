@@ -19,6 +19,7 @@ from tests.unit.api.endpoints import (
     URL,
     announce,
     disable,
+    names_away,
     public_hosts,
     register,
     rows,
@@ -85,6 +86,19 @@ def test_a_url_that_may_not_be_called_is_refused_and_nothing_is_stored(api: Api,
     assert (answer.status_code, error["pointer"], error["code"]) == (422, "/webhook/url", "url_blocked")
     assert api.has_stored_nothing()
     assert not rows(api.database)
+
+
+def test_a_name_that_cannot_be_looked_up_refuses_no_job_and_no_retry(make_api: Callable[..., Api]) -> None:
+    api = make_api(outbound=names_away())
+
+    job = api.submit(webhook=WEBHOOK)
+    again = retry(api, cancel(api, job))
+
+    assert (own(api, job).url, own(api, again).url) == (URL, URL)
+
+
+def test_a_name_that_does_not_exist_refuses_no_job(api: Api) -> None:
+    assert own(api, api.submit(webhook=WEBHOOK | {"url": "https://nowhere.example/"})).host == "nowhere.example"
 
 
 @pytest.mark.parametrize(

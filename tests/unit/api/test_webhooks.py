@@ -17,7 +17,17 @@ from common.ids import new_id
 from common.signing import key_of
 from common.vault import Vault
 from tests.unit.api.conftest import Api
-from tests.unit.api.endpoints import BAD_URLS, OTHER_SECRET, SECRET, URL, disable, public_hosts, register, rows
+from tests.unit.api.endpoints import (
+    BAD_URLS,
+    OTHER_SECRET,
+    SECRET,
+    URL,
+    disable,
+    names_away,
+    public_hosts,
+    register,
+    rows,
+)
 from tests.unit.api.test_auth import key_for
 
 
@@ -71,7 +81,19 @@ def test_a_secret_may_be_given_and_stands_nowhere_in_plain_text(api: Api, tmp_pa
         assert secret.removeprefix("whsec_") not in shown
 
 
-@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_name_that_cannot_be_looked_up_just_now_is_asked_for_again_later(make_api: Callable[..., Api]) -> None:
+    api = make_api(outbound=names_away())
+
+    away = api.client.post("/v1/webhooks", json={"url": URL})
+    inside = api.client.post("/v1/webhooks", json={"url": "https://10.1.2.3/"})
+
+    assert (away.status_code, away.json()["code"]) == (503, "unavailable")
+    assert "hooks.example" in away.json()["detail"]
+    assert (inside.status_code, inside.json()["errors"][0]["code"]) == (422, "url_blocked")
+    assert not rows(api.database)
+
+
+@pytest.mark.parametrize("url", [*BAD_URLS, "https://nowhere.example/"])
 def test_a_url_that_may_not_be_called_is_refused_at_save(api: Api, url: str) -> None:
     answer = api.client.post("/v1/webhooks", json={"url": url})
 

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from common.domain.errors import Unavailable
 from common.settings import Settings
@@ -70,3 +71,10 @@ def test_a_key_of_the_settings_comes_before_the_file(tmp_path: Path) -> None:
 
     assert vault.decrypt(Vault([KEY]).encrypt("x")) == Vault([OTHER]).decrypt(vault.encrypt("x")) == "x"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keys", ["{long},short", "short,{long}", "a" * 16 + "," + "b" * 16])
+def test_every_key_of_the_settings_is_long_enough(tmp_path: Path, keys: str) -> None:
+    with pytest.raises(ValidationError, match="32") as caught:
+        settings(tmp_path, secret_key=keys.format(long=KEY))
+    assert KEY not in str(caught.value)

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from common import failpoints
 from common.db import claims
-from common.db.deliveries import announce_test
+from common.db.deliveries import announce_test, redeliver
 from common.db.engine import Database
 from common.db.erasing import erase_job
 from common.db.jobs import cancel_job
@@ -22,6 +22,7 @@ from common.db.types import after_now
 from common.domain.errors import Unavailable
 from common.domain.job import NewJob
 from common.domain.webhook_events import event_id
+from common.outbound.errors import LookupsBusy
 from common.outbound.fetching import Outbound
 from common.settings import Settings
 from common.vault import Vault
@@ -201,6 +202,7 @@ def test_410_disables_the_endpoint_and_what_waits_for_it(make_tools: Maker, sett
         for _ in range(3):
             canceled(tools)
         run(tools)
+        run(tools)
         assert len(host.visits) == 1
         assert {row.state for row in rows_of(tools.database)} == {"disabled"}
         assert endpoint(tools.database, webhook).disabled_reason == "gone"
@@ -211,21 +213,51 @@ def test_410_disables_the_endpoint_and_what_waits_for_it(make_tools: Maker, sett
 def test_an_endpoint_that_has_failed_for_days_is_disabled_unless_one_success_came_between(
     make_tools: Maker, settled: Settings
 ) -> None:
-    answers = [500, 204, 500, 500]
+    answers = [500, 500, 204, 500, 500]
     reasons: list[str | None] = []
     with Host(lambda visit: visit.send(answer(answers[len(reasons)]))) as host:
         tools = to(host, make_tools, settled)
         webhook = subscribe(tools.database, url_of(host), vault=tools.vault)
-        for _ in answers:
-            canceled(tools)
+        canceled(tools)
+        for number in range(len(answers)):
+            if number == 3:
+                canceled(tools)
             run(tools)
             reasons.append(endpoint(tools.database, webhook).disabled_reason)
-            with tools.database.write() as connection:  # five days later
-                failing = webhooks.c.failing_since.is_not(None)
-                connection.execute(update(webhooks).where(failing).values(failing_since=after_now(-432_000)))
-    assert reasons == [None, None, None, "failing"]
-    states = [row.state for row in rows_of(tools.database)]
-    assert states == ["disabled", "delivered", "disabled", "disabled"]
+            let_time_pass(tools.database)
+            if number != 0:
+                five_days_pass(tools)
+    assert reasons == [None, None, None, None, "failing"]
+    assert [row.state for row in rows_of(tools.database)] == ["delivered", "disabled"]
+
+
+def five_days_pass(tools: Tools) -> None:
+    with tools.database.write() as connection:
+        failing = webhooks.c.failing_since.is_not(None)
+        connection.execute(update(webhooks).where(failing).values(failing_since=after_now(-432_000)))
+
+
+def test_a_failure_of_a_quiet_past_costs_neither_the_endpoint_nor_what_is_sent_again(
+    make_tools: Maker, settled: Settings
+) -> None:
+    with Host(sends(answer(503))) as host:
+        tools = to(host, make_tools, settled.model_copy(update={"webhook_schedule": "10"}))
+        webhook = subscribe(tools.database, url_of(host), vault=tools.vault)
+        canceled(tools)
+        for _ in range(2):
+            run(tools)
+            let_time_pass(tools.database)
+        (failed,) = rows_of(tools.database, state="failed")
+        five_days_pass(tools)
+        canceled(tools)
+        run(tools)  # the first failure of its schedule
+        assert endpoint(tools.database, webhook).disabled_reason is None
+        with tools.database.write() as connection:
+            assert redeliver(connection, "default", failed.id)
+        for _ in range(2):
+            let_time_pass(tools.database)
+            run(tools)
+        assert endpoint(tools.database, webhook).disabled_reason is None
 
 
 def test_the_schedule_ends_after_its_last_attempt(make_tools: Maker, settled: Settings) -> None:
@@ -375,6 +407,62 @@ def test_a_secret_that_does_not_open_spends_no_attempt(make_tools: Maker, settle
         (row,) = rows_of(tools.database)
         assert (row.state, row.attempt, row.log, row.worker_id) == ("pending", 0, [], None)
         assert host.visits == []
+
+
+def test_a_replaced_secret_whose_key_was_dropped_signs_no_more_and_stops_nothing(
+    make_tools: Maker, settled: Settings
+) -> None:
+    with Host(OK) as host:
+        tools = to(host, make_tools, settled)
+        dropped = Vault(["another key of more than 32 characters"]).encrypt(OLD_SECRET)
+        old = {"old_secret": dropped, "old_secret_until": datetime.now(UTC) + timedelta(days=1)}
+        subscribe(tools.database, url_of(host), vault=tools.vault, **old)
+        canceled(tools)
+        with structlog.testing.capture_logs() as logs:
+            run(tools)
+        (visit,) = host.visits
+    assert len(visit.headers["webhook-signature"].split()) == 1
+    Webhook(SECRET).verify(body_of(visit), visit.headers)
+    assert [row.state for row in rows_of(tools.database)] == ["delivered"]
+    assert "webhook.old_secret_unreadable" in {line["event"] for line in logs}
+
+
+def test_a_body_that_cannot_be_built_is_not_held_against_the_receiver(
+    make_tools: Maker, settled: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: Any) -> str:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("courier.deliver.body_text", stumble)
+    with Host(OK) as host:
+        tools = to(host, make_tools, settled)
+        webhook = subscribe(tools.database, url_of(host), vault=tools.vault)
+        canceled(tools)
+        with structlog.testing.capture_logs() as logs:
+            run(tools)
+        assert host.visits == []
+    (row,) = rows_of(tools.database)
+    assert (row.state, row.attempt, row.log, row.worker_id) == ("pending", 0, [], None)
+    assert (row.next_at - datetime.now(UTC)).total_seconds() > 20
+    assert endpoint(tools.database, webhook).failing_since is None
+    assert "delivery.unspeakable" in {line["event"] for line in logs}
+
+
+def test_too_many_lookups_of_our_own_are_no_attempt(make_tools: Maker, settled: Settings) -> None:
+    class Busy:
+        def addresses(self, host: str, *, limit_seconds: float) -> Sequence[Any]:
+            raise LookupsBusy
+
+    with Host(OK) as host:
+        tools = make_tools(host.port, resolver=Busy(), settings=settled)
+        webhook = subscribe(tools.database, url_of(host), vault=tools.vault)
+        canceled(tools)
+        run(tools)
+        assert host.visits == []
+    (row,) = rows_of(tools.database)
+    assert (row.state, row.attempt, row.log, row.worker_id) == ("pending", 0, [], None)
+    assert row.next_at > datetime.now(UTC)
+    assert endpoint(tools.database, webhook).failing_since is None
 
 
 def test_a_delivery_whose_attempts_never_end_is_given_up(make_tools: Maker, settled: Settings) -> None:

@@ -1,11 +1,12 @@
 """Images given by URL, from a real host on the loopback to a job that can be claimed, or that says why it failed."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
 import pytest
+import structlog
 from PIL import Image
 from sqlalchemy import select, update
 
@@ -16,6 +17,7 @@ from common.db.types import after_now
 from common.domain.job import NewJob
 from common.domain.lifecycle import JobState
 from common.images.sandbox import DecoderUnavailable
+from common.outbound.errors import LookupsBusy
 from common.storage.port import StoreUnavailable
 from courier.intake import MOST_TRIES, fetch_image
 from courier.tools import Tools
@@ -287,3 +289,18 @@ def test_a_job_that_the_model_refuses_at_its_true_size_fails_with_the_field(make
     error = look(tools.database, job).error
     assert error is not None
     assert error["errors"][0]["pointer"]
+
+
+def test_too_many_lookups_of_our_own_spend_no_try(make_tools: Maker) -> None:
+    class Busy:
+        def addresses(self, host: str, *, limit_seconds: float) -> Sequence[Any]:
+            raise LookupsBusy
+
+    tools = make_tools(resolver=Busy())
+    job = submit(tools.database, "https://pictures.example/cat.png")
+    with structlog.testing.capture_logs() as logs:
+        assert fetch_image(tools) == 1
+    assert "intake.postponed" in {line["event"] for line in logs}
+    assert look(tools.database, job).error is None
+    with tools.database.read() as connection:
+        assert connection.execute(select(intakes.c.attempt)).scalar_one() == 0

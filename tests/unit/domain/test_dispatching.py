@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.domain.dispatching import Calls, Group, Limits, Name, choose_groups
+from common.domain.dispatching import Calls, Candidate, Group, Limits, Name, choose_deliveries, choose_groups
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOSTS, TENANTS = "abcd", "123"
@@ -121,3 +121,32 @@ def test_who_has_nothing_in_the_air_comes_first_then_whose_turn_is_longest_ago_t
     waiting = [group("a", "1", age=9), group("b", "2", age=1), group("c", "3", age=5)]
     assert choose_groups(waiting, Calls({("a", "1"): 1}, {"1": 1}), limit, 1, {}) == {("c", "3"): 1}
     assert choose_groups(waiting, Calls(), limit, 1, {("a", "1"): 1, ("c", "3"): 2}) == {("b", "2"): 1}
+
+
+def deliveries_of(kinds: str) -> list[Candidate]:
+    """`l` is one to a live endpoint, `f` one to a failing one; their ids are their places."""
+    return [Candidate(str(place), kind == "f") for place, kind in enumerate(kinds)]
+
+
+def test_of_a_group_live_endpoints_come_before_failing_ones() -> None:
+    assert choose_deliveries(deliveries_of("ffflf"), 1, held=0, held_failing=0) == ["3"]
+    assert choose_deliveries(deliveries_of("ffflf"), 1, held=1, held_failing=1) == ["3"]
+    assert choose_deliveries(deliveries_of("flll"), 1, held=2, held_failing=1) == ["1"]
+
+
+def test_a_failing_endpoint_is_asked_by_one_call_at_a_time_and_not_forgotten() -> None:
+    assert choose_deliveries(deliveries_of("fff"), 3, held=0, held_failing=0) == ["0"]
+    assert choose_deliveries(deliveries_of("fff"), 3, held=1, held_failing=1) == []
+    assert choose_deliveries(deliveries_of("flll"), 3, held=0, held_failing=0) == ["1", "2", "0"]
+    assert choose_deliveries(deliveries_of("flll"), 1, held=2, held_failing=0) == ["0"]
+
+
+@given(st.text("lf", max_size=9), st.integers(1, 5), st.integers(0, 4), st.integers(0, 2))
+def test_a_group_gets_no_more_than_chosen_and_no_live_one_waits_for_two_failing(
+    kinds: str, count: int, held: int, held_failing: int
+) -> None:
+    chosen = choose_deliveries(deliveries_of(kinds), count, held, held_failing)
+    failing = [one for one in chosen if kinds[int(one)] == "f"]
+    assert len(chosen) == len(set(chosen)) <= count
+    assert len(failing) <= (0 if held_failing else 1)
+    assert len(chosen) - len(failing) >= min(count - 1, kinds.count("l"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.outbound.addresses import Policy
-from common.outbound.errors import FetchFailed, UrlBlocked
+from common.outbound.errors import FetchFailed, LookupsBusy, NameUnknown, UrlBlocked
 from common.outbound.resolving import SystemResolver, resolve_public
 from common.outbound.urls import check_url
 from tests.unit.outbound.hosts import Answers
@@ -73,8 +73,8 @@ def test_a_lookup_that_hangs_ends_at_its_limit_and_its_slot_is_counted(monkeypat
     resolver = SystemResolver(max_lookups=1)
     with pytest.raises(FetchFailed, match="in time"):
         resolve_public(TARGET, Policy(), resolver, limit_seconds=0.05)
-    with pytest.raises(TimeoutError, match="too many"):
-        resolver.addresses("other.example", limit_seconds=0.05)
+    with pytest.raises(LookupsBusy):
+        resolve_public(TARGET, Policy(), resolver, limit_seconds=0.05)
     release.set()
     assert resolver.addresses("other.example", limit_seconds=10) == [ip_address("1.1.1.1")]
 
@@ -87,3 +87,41 @@ def test_what_the_systems_resolver_fails_with_is_a_failure(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(FetchFailed):
         resolve_public(TARGET, Policy(), SystemResolver())
+
+
+def test_names_under_one_slow_parent_leave_three_quarters_of_the_slots_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = threading.Event()
+
+    def look_up(host: bytes, *_: Any, **__: Any) -> list[Any]:
+        if host.endswith(b".slow.example"):
+            release.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    resolver = SystemResolver(max_lookups=8)
+    outcomes = []
+    for number in range(4):
+        with pytest.raises((TimeoutError, LookupsBusy)) as caught:
+            resolver.addresses(f"a{number}.slow.example", limit_seconds=0.05)
+        outcomes.append(caught.type)
+    assert outcomes == [TimeoutError, TimeoutError, LookupsBusy, LookupsBusy]
+    assert resolver.addresses("well.other.example", limit_seconds=10) == [ip_address("1.1.1.1")]
+    release.set()
+    assert resolver.addresses("a9.slow.example", limit_seconds=10) == [ip_address("1.1.1.1")]
+
+
+@pytest.mark.parametrize(
+    ("number", "is_unknown"), [(socket.EAI_NONAME, True), (socket.EAI_AGAIN, False), (socket.EAI_FAIL, False)]
+)
+def test_a_name_that_does_not_exist_is_told_from_a_name_service_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, number: int, is_unknown: bool
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(number, "no")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(FetchFailed) as caught:
+        resolve_public(TARGET, Policy(), SystemResolver())
+    assert isinstance(caught.value, NameUnknown) == is_unknown

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from common.outbound.addresses import Policy
 from common.outbound.errors import UrlBlocked
-from common.outbound.urls import check_url
+from common.outbound.urls import check_url, host_of
 
 STACK = Policy(allow_http=True, allow_loopback=True)
 
@@ -129,6 +129,38 @@ def test_the_embedded_stack_reaches_nothing_else_that_is_private(host: str) -> N
 def test_the_embedded_stack_keeps_to_the_usual_ports_elsewhere() -> None:
     with pytest.raises(UrlBlocked, match="port 54321"):
         check_url("http://example.com:54321/", STACK)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Hooks.Example.COM:8443/a?b", "hooks.example.com"),
+        ("https://hooks.example.com./", "hooks.example.com"),
+        ("http://[::1]:9/", "::1"),
+        ("https://[2606:4700:0:0::0:1111]/", "2606:4700::1111"),
+        ("https://10.0.0.1/", "10.0.0.1"),
+        ("https://me:secret@hooks.example/", "hooks.example"),
+        ("https://bücher.example/", "xn--bcher-kva.example"),
+        ("https://XN--BCHER-KVA.example/", "xn--bcher-kva.example"),
+        ("https://ｈooks。example/", "hooks.example"),
+        ("http://[", ""),
+        ("https://0x7f.1/", ""),
+        ("nothing", ""),
+    ],
+)
+def test_calls_are_counted_by_host_however_it_is_spelled(url: str, host: str) -> None:
+    assert host_of(url) == host
+
+
+@given(st.text(), st.text().map("https://example.com".__add__))
+def test_calls_are_counted_under_the_host_that_is_connected_to(rest: str, url: str) -> None:
+    for one in (url, f"https://{rest}"):
+        try:
+            target = check_url(one, Policy())
+        except UrlBlocked:
+            host_of(one)
+        else:
+            assert host_of(one) == target.host
 
 
 @given(st.one_of(st.text(), st.text().map("https://".__add__), st.text().map("https://example.com".__add__)))
