@@ -3,7 +3,7 @@
 import json
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,16 +49,16 @@ def test_what_we_sign_is_taken_by_the_reference_and_by_us() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers",
+    "mapped",
     [
-        {name.title(): text for name, text in by_reference().items()},
-        Headers({name.upper(): text for name, text in by_reference().items()}),
-        httpx.Headers(by_reference()),
+        lambda headers: {name.title(): text for name, text in headers.items()},
+        lambda headers: Headers({name.upper(): text for name, text in headers.items()}),
+        httpx.Headers,
     ],
     ids=["a dictionary", "starlette", "httpx"],
 )
-def test_any_mapping_of_headers_will_do(headers: Mapping[str, str]) -> None:
-    assert verify_webhook(headers, BODY, SECRET).id == EVENT_ID
+def test_any_mapping_of_headers_will_do(mapped: Callable[[Mapping[str, str]], Mapping[str, str]]) -> None:
+    assert verify_webhook(mapped(by_reference()), BODY, SECRET).id == EVENT_ID
 
 
 def test_while_a_secret_rotates_the_old_and_the_new_one_verify() -> None:
