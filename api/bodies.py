@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from api.forms import read_form
 from api.json_text import parse_json
 from common.domain.errors import Refusal
 
-_ALLOWED: Final = "application/json or multipart/form-data"
+_JSON: Final = "application/json"
+_FORM: Final = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +35,24 @@ async def read_json_body(request: Request, *, may_be_empty: bool = False) -> Bod
     """The body of a request that is no form. Raises as `read_body` does."""
     if may_be_empty and not await request.body():
         return Body({})
-    if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
-        raise Refusal("the content type must be application/json", code="unsupported_media_type")
-    return await read_body(request)
+    return await _read(request, (_JSON,))
 
 
 async def read_body(request: Request) -> Body:
     """The body of a request. Raises `Refusal`: wrong content type, malformed JSON or form, too large."""
+    return await _read(request, (_JSON, _FORM))
+
+
+async def _read(request: Request, allowed: Sequence[str]) -> Body:
     if len(request.headers.getlist("content-type")) > 1 or "content-encoding" in request.headers:
         detail = "a body has one Content-Type and no Content-Encoding"
         raise Refusal(detail, code="unsupported_media_type")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json":
+    if media_type not in allowed:
+        detail = f"the content type must be {' or '.join(allowed)}, not {media_type[:80] or 'missing'}"
+        raise Refusal(detail, code="unsupported_media_type")
+    if media_type == _JSON:
         # Not `request.body()`, which keeps the bytes for as long as there is the request.
         data = b"".join([chunk async for chunk in request.stream()])
         return Body(await run_in_threadpool(parse_json, data))
-    if media_type == "multipart/form-data":
-        return Body(*await read_form(request))
-    detail = f"the content type must be {_ALLOWED}, not {media_type[:80] or 'missing'}"
-    raise Refusal(detail, code="unsupported_media_type")
+    return Body(*await read_form(request))

@@ -1,12 +1,14 @@
 """The description of the surface: FastAPI's own, and the request bodies that are read by hand."""
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.schemas.job_request import JobRequest
-from api.schemas.webhooks import JobWebhookRequest
+from api.schemas.webhooks import JobEvent, JobWebhookRequest
+from common.domain.webhook_events import TEST_EVENT
+from common.webhook_body import LEFT_OUT
 
 _EXAMPLE: Final = {
     "prompt": "a red circle on a white background",
@@ -14,6 +16,20 @@ _EXAMPLE: Final = {
     "strength": 0.6,
     "seed": 42,
     "output": {"format": "jpeg", "quality": 90},
+}
+
+_JOB_EVENTS: Final = get_args(JobEvent)
+_DELIVERY_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "webhook-id": (
+        "Of the event: the same for every webhook and at every attempt.",
+        {"type": "string", "pattern": "^evt_[0-9a-f]{32}$"},
+    ),
+    "webhook-timestamp": ("When this attempt was made, in Unix seconds.", {"type": "integer"}),
+    "webhook-signature": (
+        "One signature for each secret in use, with a space between: `v1,` and the base64 of HMAC-SHA256 over "
+        "`<webhook-id>.<webhook-timestamp>.<body>`.",
+        {"type": "string", "pattern": "^v1,[A-Za-z0-9+/]{43}=( v1,[A-Za-z0-9+/]{43}=)*$"},
+    ),
 }
 
 
@@ -25,6 +41,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         )
         _add_job_bodies(document)
         _mark_problems(document)
+        _add_deliveries(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -72,6 +89,53 @@ def _mark_problems(document: dict[str, Any]) -> None:
             for status, response in operation["responses"].items():
                 if status[0] in "45" and "application/json" in response.get("content", {}):
                     response["content"] = {"application/problem+json": response["content"]["application/json"]}
+
+
+def _add_deliveries(document: dict[str, Any]) -> None:
+    """What we send: one entry for each kind of event, as OpenAPI 3.1 has it."""
+    document["components"]["schemas"]["JobEventData"] = _event_data(document["components"]["schemas"]["Job"])
+    document["webhooks"] = {kind: {"post": _delivery(kind)} for kind in (*_JOB_EVENTS, TEST_EVENT)}
+
+
+def _event_data(job: dict[str, Any]) -> dict[str, Any]:
+    """The Job without what may quote the request."""
+    shown = {name: field for name, field in job["properties"].items() if name not in LEFT_OUT}
+    names = {"type": "array", "items": {"type": "string"}}
+    truncated = {**names, "description": "Members that were cut so that the body stays below 20 kB."}
+    return {
+        "title": "JobEventData",
+        "description": "The Job as it was when the event came about, without `params` and `warnings`.",
+        "type": "object",
+        "properties": {**shown, "truncated": truncated},
+        "required": [name for name in job["required"] if name in shown],
+    }
+
+
+def _delivery(kind: str) -> dict[str, Any]:
+    test = {"type": "object", "properties": {"webhook": {"type": "string"}}, "required": ["webhook"]}
+    members = {
+        "type": {"type": "string", "const": kind},
+        "timestamp": {"type": "string", "format": "date-time", "description": "When it came about."},
+        "data": test if kind == TEST_EVENT else _reference("JobEventData"),
+    }
+    schema = {"type": "object", "properties": members, "required": list(members)}
+    return {
+        "tags": ["webhooks"],
+        "summary": "Sent when somebody asks for it" if kind == TEST_EVENT else "Sent to webhooks that want this event",
+        "description": "Signed as Standard Webhooks has it. Events may come twice and in another order.",
+        "operationId": kind,
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text, "schema": form}
+            for name, (text, form) in _DELIVERY_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "2XX": {"description": "Delivered."},
+            "410": {"description": "Nothing is to be sent here any more: the webhook is disabled."},
+            "default": {"description": "Tried again later."},
+        },
+    }
 
 
 def _reference(name: str) -> dict[str, str]:

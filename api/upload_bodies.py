@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException
 from api.bodies import read_body
 from api.dependencies import services_of
 from api.forms import WholeForm
-from api.validation import clip, pointer_to, unknown_name
+from api.validation import name_of, pointer_to, unknown_name
 from common.domain.errors import Invalid, Problem, Refusal
 
 FILE: Final = "file"
@@ -102,7 +102,7 @@ async def _only_file(form: FormData) -> bytes:
 
 def _problem(error: Any, model: type[BaseModel]) -> Problem:
     pointer = pointer_to(error["loc"])
-    name = clip(str(error["loc"][-1])) if error["loc"] else "the request"
+    name = name_of(error["loc"])
     if error["type"] == "extra_forbidden":
         return unknown_name(pointer, name, list(model.model_fields))
     if error["type"] == "missing":

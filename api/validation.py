@@ -1,6 +1,7 @@
 """From Pydantic's errors to ours: a JSON pointer, a stable code, a sentence, and what is allowed instead."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -29,6 +30,17 @@ _LIMITS: Final = (
     "maxItems",
     "maxProperties",
 )
+# What Pydantic calls the keywords of JSON Schema where it tells of a parameter, and how it lists what is allowed.
+_KEYWORDS: Final = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "pattern": "pattern",
+}
+_QUOTED: Final = re.compile("'([^']*)'")
 _TYPE_NAMES: Final = {
     "integer": "a whole number",
     "number": "a number",
@@ -93,6 +105,14 @@ def pointer_to(location: Location) -> str:
     return "".join("/" + clip(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
 
 
+def name_of(location: Location) -> str:
+    """How a sentence names a place in the body: its field, and which item of it, such as `events[0]`."""
+    names = [number for number, part in enumerate(location) if isinstance(part, str)]
+    last = names[-1] if names else 0
+    indexes = "".join(f"[{part}]" for part in location[last + bool(names) :])
+    return (clip(str(location[last])) if names else "the request") + indexes
+
+
 def clip(text: str) -> str:
     """At most 80 characters of what a client sent, for repeating it to the client."""
     return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
@@ -118,7 +138,7 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
     pointer = pointer_to(location)
     if error["type"] == "extra_forbidden":
         return unknown_name(pointer, str(location[-1]), list(field_schema(location[:-1], model).get("properties", {})))
-    name = clip(str(location[-1])) if location else "the request"
+    name = name_of(location)
     if error["type"] in _OWN_CODES:
         return Problem(pointer, error["type"], f"{name}: {error['msg']}")
     if error["type"] == "missing":
@@ -152,6 +172,12 @@ def _echo(value: Any) -> str:
 
 def _query_problem(error: Any) -> Problem:
     location = [str(part) for part in error["loc"]]
+    return Problem(pointer_to(location), "validation_error", f"{location[-1]}: {error['msg']}", _query_allowed(error))
+
+
+def _query_allowed(error: Any) -> Any:
+    """As `_allowed` tells it of a field of the body."""
     context = error.get("ctx", {})
-    allowed = {name: context[name] for name in ("ge", "le", "expected", "pattern") if name in context}
-    return Problem(pointer_to(location), "validation_error", f"{location[-1]}: {error['msg']}", allowed or None)
+    if error["type"] == "literal_error":
+        return _QUOTED.findall(context["expected"])
+    return {keyword: context[name] for name, keyword in _KEYWORDS.items() if name in context} or None

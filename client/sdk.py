@@ -245,6 +245,10 @@ class Darkroom:
         """What webhooks were told or will be, newest first: all, or those of a job, of an endpoint, with a status."""
         return list_deliveries(self._transport, {"job": job, "webhook": webhook, "status": status})
 
+    def delivery(self, delivery_id: str) -> Delivery:
+        """One delivery; `raw["body"]` is what is sent."""
+        return Delivery(read_body(self._get(f"v1/deliveries/{quoted(delivery_id)}")))
+
     def redeliver(self, delivery_id: str) -> Delivery:
         """Send a delivery once more, whatever became of it; its id for the receiver is the same."""
         return redeliver(self._transport, delivery_id)
@@ -260,6 +264,10 @@ class Darkroom:
         """Send again what failed for good, all or within these bounds (RFC 3339 times). Returns how many."""
         bounds = {"created_after": created_after, "created_before": created_before}
         return redeliver_many(self._transport, {"job": job, "webhook": webhook, "status": "failed", **bounds})
+
+    def redeliver_pending(self, *, job: str | None = None, webhook: str | None = None) -> int:
+        """Send now what waits for its next attempt. Returns how many."""
+        return redeliver_many(self._transport, {"job": job, "webhook": webhook, "status": "pending"})
 
     def models(self) -> list[dict[str, Any]]:
         """The catalogue: every model with its tasks, defaults and licence."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from client.transport import Transport, quoted, read_body
@@ -37,6 +38,11 @@ class Webhook:
         return str(self.raw["status"])
 
     @property
+    def description(self) -> str:
+        """What people call it, "" when it has no name."""
+        return self.raw.get("description") or ""
+
+    @property
     def secret(self) -> str | None:
         """`whsec_…` as `create` and `rotate` answer it, this once; None ever after."""
         return self.raw.get("secret")
@@ -62,6 +68,12 @@ class Delivery:
     def status(self) -> str:
         """`pending`, `delivered`, `failed` or `disabled`."""
         return str(self.raw["status"])
+
+    @property
+    def next_at(self) -> datetime | None:
+        """When the next attempt is due; None once there will be none."""
+        moment = self.raw.get("next_at")
+        return None if moment is None else datetime.fromisoformat(moment)
 
     @property
     def log(self) -> tuple[dict[str, Any], ...]:
@@ -136,7 +148,7 @@ def redeliver(transport: Transport, delivery_id: str) -> Delivery:
 
 
 def redeliver_many(transport: Transport, filters: Mapping[str, str | None]) -> int:
-    """See `Darkroom.redeliver_failed`."""
+    """See `Darkroom.redeliver_failed` and `redeliver_pending`."""
     given = {name: value for name, value in filters.items() if value is not None}
     return int(
         read_body(transport.request("POST", "v1/deliveries/redeliver", may_repeat=True, json=given))["redelivered"]

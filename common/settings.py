@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     decoders: int = Field(2, ge=1, le=64, description="Image decoding processes per API process.")
     allow_private_urls: bool = Field(
         False,
-        description="Whether image URLs may lead to private and loopback addresses and use http; for development.",
+        description="Whether the URLs of images and webhooks may lead to private and loopback addresses and use http; "
+        "for development.",
     )
     secret_key: SecretStr | None = Field(
         None,

@@ -17,9 +17,10 @@ from common.settings import Settings
 MAX_BYTES: Final = 20_000
 """A body is shorter than this."""
 
+LEFT_OUT: Final = frozenset({"params", "warnings"})
+"""Members of the Job that may quote the request: prompts are nowhere."""
+
 _MAX_DETAIL: Final = 300
-# What may quote the request: prompts are nowhere.
-_LEFT_OUT: Final = frozenset({"params", "warnings"})
 # A job at its first join, as a picture of it: nothing here moves one.
 _AS_STARTED: Final[dict[str, Any]] = {
     "state": JobState.RUNNING,
@@ -50,7 +51,7 @@ def job_data(kind: str, version: int, created_at: datetime, job: JobSnapshot, ba
     if kind == STARTED_EVENT:
         job = replace(job, **_AS_STARTED, version=version, device=device)
     document = present_job(job, base, created_at)
-    return {name: value for name, value in document.items() if name not in _LEFT_OUT}
+    return {name: value for name, value in document.items() if name not in LEFT_OUT}
 
 
 def body_text(kind: str, created_at: datetime, data: dict[str, Any]) -> str:

@@ -14,11 +14,17 @@ def describe(event: JobEvent) -> str:
     if event.kind == "progress":
         progress, queue = event.data["progress"], event.data["queue"]
         if event.data["status"] == "queued":
-            return f"{queue['position']} before it, starts in {queue['eta_seconds']} s"
-        return f"{event.data['stage']}: {progress['step']} of {progress['steps']}, {progress['eta_seconds']} s left"
+            return f"{known(queue['position'])} before it, starts in {known(queue['eta_seconds'])} s"
+        steps = f"{progress['step']} of {progress['steps']}"
+        return f"{event.data['stage']}: {steps}, {known(progress['eta_seconds'])} s left"
     if event.kind == "output":
         return f"picture {event.data['index']} at {event.data['url']}"
     return str(event.data.get("status") or event.data.get("url"))
+
+
+def known(number: float | None) -> float | str:
+    """A number as it is printed; the server does not know all of them at all times."""
+    return "?" if number is None else number
 
 
 def main(prompt: str) -> None:

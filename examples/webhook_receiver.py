@@ -55,5 +55,5 @@ def create_receiver() -> FastAPI:
 
 def handle(event: WebhookEvent) -> None:
     """What to do about it; here it is only printed."""
-    subject = event.data.get("urls", {}).get("self") or event.data.get("id")
+    subject = event.data.get("urls", {}).get("self") or event.data.get("id") or event.data.get("webhook")
     print(f"{event.timestamp:%H:%M:%S} {event.type} {subject}", flush=True)

@@ -21,7 +21,8 @@ from common.job_document import job_url, present_image, present_job, present_pro
 
 PING: Final = b": ping\n\n"
 GREETING: Final = b"retry: 1000\n\n"
-_ID: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})")
+ID_PATTERN: Final = r"([0-9]{1,15})\.([0-9]{1,15})"
+_ID: Final = re.compile(ID_PATTERN)
 
 Place = tuple[int, int]
 _Progress = tuple[int, int, int | None, bool]
@@ -36,6 +37,16 @@ def parse_place(given: Sequence[str]) -> Place | None:
         detail = "Last-Event-ID is the id of an event of this stream, such as 3.0, given once"
         raise Invalid([Problem("/header/last-event-id", "validation_error", detail)])
     return int(match[1]), int(match[2])
+
+
+def check_place(place: Place | None, job: JobSnapshot) -> None:
+    """Raises `Invalid` for a place in a version that this job has not come to, as when the id is another job's.
+
+    Within the newest version every place will do: what is told of progress there is kept by nobody.
+    """
+    if place is not None and place[0] > job.version:
+        detail = "this job has no event with that id (yet)"
+        raise Invalid([Problem("/header/last-event-id", "validation_error", detail)])
 
 
 def has_all(place: Place | None, job: JobSnapshot) -> bool:

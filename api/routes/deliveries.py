@@ -24,9 +24,16 @@ from api.validation import parse_as
 
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"], responses=PROBLEMS)
 
-DeliveryId = Annotated[str, Query(pattern=r"^whd_[0-9a-f]{32}$", description="Deliveries older than this one.")]
-JobId = Annotated[str, Query(pattern=r"^job_[0-9a-f]{32}$")]
-WebhookId = Annotated[str, Query(pattern=r"^whe_[0-9a-f]{32}$")]
+DeliveryId = Annotated[str | None, Query(pattern=r"^whd_[0-9a-f]{32}$", description="Deliveries older than this one.")]
+JobId = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$", description="Only those that tell of this job.")]
+WebhookId = Annotated[str | None, Query(pattern=r"^whe_[0-9a-f]{32}$", description="Only those for this endpoint.")]
+Status = Annotated[
+    DeliveryStatus | None,
+    Query(
+        description="Only those that are `pending` (to be sent, or sent again), `delivered`, `failed` (given up after "
+        "every attempt) or `disabled` (their webhook was)."
+    ),
+]
 
 
 @router.get(
@@ -39,10 +46,10 @@ def index(
     services: ServicesDep,
     caller: WebhookOwner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: DeliveryId | None = None,
-    job: JobId | None = None,
-    webhook: WebhookId | None = None,
-    status: DeliveryStatus | None = None,
+    after: DeliveryId = None,
+    job: JobId = None,
+    webhook: WebhookId = None,
+    status: Status = None,
 ) -> Response:
     """What was told, or is about to be, to standing webhooks and those of jobs, with a log of every attempt."""
     filters = {"subject_id": job, "webhook_id": webhook, "state": status}

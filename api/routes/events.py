@@ -3,12 +3,13 @@
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
+from pydantic import WithJsonSchema
 
 from api.auth import Reader
 from api.dependencies import ServicesDep, accepts_query, base_url
 from api.head import is_head
 from api.live.stream import EventStream, Means
-from api.live.telling import Telling, has_all, parse_place
+from api.live.telling import ID_PATTERN, Telling, check_place, has_all, parse_place
 from api.routes.responses import PROBLEMS, refusals
 from api.use_cases.wait_for_job import sight_job
 
@@ -26,7 +27,8 @@ _STREAM: Final[dict[str, Any]] = {
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
 }
 LastEventId = Annotated[
-    str | None, Header(description="The id of the last event that was seen; what came after it is sent.")
+    Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{ID_PATTERN}$"})] | None,
+    Header(description="The id of the last event that was seen; what came after it is sent."),
 ]
 
 
@@ -51,7 +53,8 @@ async def follow(
     `Last-Event-ID` a stream goes on where another one ended, whichever process served that.
     """
     place = parse_place(request.headers.getlist("last-event-id"))
-    sighting = await sight_job(services, caller, job_id)
+    sighting = await sight_job(services, caller, job_id, at_least=place[0] if place else 0)
+    check_place(place, sighting.job)
     if has_all(place, sighting.job):
         return Response(status_code=204)
     means = Means(services.settings, services.database, services.room)

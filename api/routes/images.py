@@ -8,15 +8,19 @@ from fastapi.responses import RedirectResponse
 
 from api.auth import Reader
 from api.dependencies import Services, ServicesDep, accepts_query
-from api.routes.responses import PROBLEMS, has_match, not_modified
+from api.routes.responses import ETAG, PROBLEMS, IfNoneMatch, has_match, not_modified
 from api.use_cases.fetch_image import Fetched, find_result, look_at_preview, read_result
 from common.domain.errors import NotFound
 from common.domain.job import GRID_INDEX
 
 _POLICY: Final = "default-src 'none'; sandbox"
 _BYTES: Final[dict[int | str, Any]] = {
-    200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}, "description": "The bytes."},
-    304: {"description": "The `If-None-Match` tag still stands."},
+    200: {
+        "content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")},
+        "description": "The bytes.",
+        "headers": ETAG,
+    },
+    304: {"description": "The `If-None-Match` tag still stands.", "headers": ETAG},
     307: {"description": "To a presigned URL of the object store, fresh with every request."},
 }
 
@@ -26,6 +30,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 @router.get(
     "/{job_id}/images/{index}",
     summary="Fetch a result",
+    response_class=Response,
     responses=_BYTES,
     dependencies=[accepts_query("download")],
 )
@@ -36,6 +41,7 @@ def fetch(
     job_id: str,
     index: str,
     download: Annotated[bool, Query(description="Answer as an attachment.")] = False,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The bytes, or where the object store can, a redirect to a short-lived URL of it."""
     found = find_result(services, caller, job_id, _number(index), as_download=download)
@@ -45,6 +51,7 @@ def fetch(
 @router.get(
     "/{job_id}/grid",
     summary="Fetch the input beside the results",
+    response_class=Response,
     responses=_BYTES,
     dependencies=[accepts_query("download")],
 )
@@ -54,6 +61,7 @@ def fetch_grid(
     caller: Reader,
     job_id: str,
     download: Annotated[bool, Query(description="Answer as an attachment.")] = False,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The grid of a job that asked for one (`output.grid`)."""
     found = find_result(services, caller, job_id, GRID_INDEX, as_download=download)
@@ -63,14 +71,17 @@ def fetch_grid(
 @router.get(
     "/{job_id}/preview",
     summary="Look at what it is going to be",
+    response_class=Response,
     responses={
-        200: {"content": {"image/jpeg": {}}, "description": "The newest preview."},
+        200: {"content": {"image/jpeg": {}}, "description": "The newest preview.", "headers": ETAG},
         204: {"description": "There is none (yet, or any more)."},
-        304: {"description": "The `If-None-Match` tag still stands."},
+        304: {"description": "The `If-None-Match` tag still stands.", "headers": ETAG},
     },
     dependencies=[accepts_query()],
 )
-def fetch_preview(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
+def fetch_preview(
+    request: Request, services: ServicesDep, caller: Reader, job_id: str, if_none_match: IfNoneMatch = None
+) -> Response:
     """A rough picture of a running job, made of its latents. The `preview` events of its stream carry the same tag."""
     found = look_at_preview(services, caller, job_id, lambda tag: has_match(request, tag))
     if found is None:

@@ -12,7 +12,15 @@ from api.bodies import read_json_body
 from api.dependencies import Services, ServicesDep, accepts_query, base_url, refuse_body
 from api.preferences import MOST_WAIT_SECONDS, wait_preference
 from api.routes.intake import take_job, take_retry
-from api.routes.responses import PROBLEMS, job_response, job_unless_known, refusals
+from api.routes.responses import (
+    JOB_HEADERS,
+    LOCATION,
+    PROBLEMS,
+    IfNoneMatch,
+    job_response,
+    job_unless_known,
+    refusals,
+)
 from api.schemas.job import DryRun, Job, JobPage
 from api.schemas.job_edits import JobEditRequest
 from api.schemas.job_request import Tag, TaskName
@@ -36,12 +44,21 @@ ModelId = Annotated[str, Query(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 Since = Annotated[int | None, Query(ge=0, description="A version that is known already; by default the one now.")]
 Wait = Annotated[int, Query(ge=0, le=MOST_WAIT_SECONDS, description="How long to wait for a change, in seconds.")]
 Preferences = Annotated[
-    str | None, Header(description="`wait=N`: answer when the job is over, after N seconds (1-60) at the latest.")
+    str | None,
+    Header(
+        description="Preferences as RFC 7240 has them, of which this is known: `wait=N` (a whole number, 1-60): answer "
+        "when the job is over, after N seconds at the latest. Others are passed over.",
+        examples=["wait=30"],
+    ),
 ]
 IdempotencyKey = Annotated[str | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")]
 
 _FILTERS: Final = ("status", "task", "model", "tag", "created_after", "created_before")
-_ACCEPTED: Final[dict[str, Any]] = {"model": Job, "headers": {"Location": {"schema": {"type": "string"}}}}
+_APPLIED: Final[dict[str, Any]] = {
+    "Preference-Applied": {"description": "`wait=N`, if it was.", "schema": {"type": "string"}}
+}
+_MADE: Final = LOCATION | JOB_HEADERS
+_SEEN: Final[dict[str, Any]] = {"model": Job, "headers": JOB_HEADERS}
 _JSON: Final = "application/json"
 _RETRY_BODY: Final = {
     "type": "object",
@@ -57,9 +74,10 @@ _RETRY_BODY: Final = {
     summary="Submit a job",
     response_description="Accepted; the job is durable.",
     responses={
-        202: _ACCEPTED,
+        202: {"model": Job, "headers": _MADE | _APPLIED},
         200: {
             "model": Job | DryRun,
+            "headers": _MADE | _APPLIED,
             "description": "A dry run, a job that finished while the answer waited (`Prefer`), or the repetition of a "
             "request whose job is finished.",
         },
@@ -124,8 +142,11 @@ def index(
     "/{job_id}",
     summary="Look at a job",
     responses={
-        200: {"model": Job},
-        304: {"description": "Nothing changed since the `If-None-Match` tag; `Retry-After` as ever."},
+        200: _SEEN,
+        304: {
+            "description": "Nothing changed since the `If-None-Match` tag; `Retry-After` as ever.",
+            "headers": JOB_HEADERS,
+        },
     },
     dependencies=[accepts_query("wait", "since")],
 )
@@ -136,6 +157,7 @@ async def show(
     job_id: str,
     wait: Wait = 0,
     since: Since = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Poll this until `status` is terminal; `Retry-After` suggests the interval, `ETag` spares the body.
 
@@ -155,7 +177,7 @@ async def show(
 @router.post(
     "/{job_id}/cancel",
     summary="Cancel a job",
-    responses={200: {"model": Job}},
+    responses={200: _SEEN},
     dependencies=[accepts_query(), Depends(refuse_body)],
 )
 def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str) -> Response:
@@ -168,7 +190,7 @@ def cancel(request: Request, services: ServicesDep, caller: Writer, job_id: str)
 @router.patch(
     "/{job_id}",
     summary="Change a queued job",
-    responses={**refusals(403, 404, 409, 410, 415, 422), 200: {"model": Job}},
+    responses={**refusals(403, 404, 409, 410, 415, 422), 200: _SEEN},
     openapi_extra={
         "requestBody": {"required": True, "content": {_JSON: {"schema": JobEditRequest.model_json_schema()}}}
     },
@@ -197,8 +219,8 @@ async def edit(request: Request, services: ServicesDep, caller: Writer, job_id: 
     response_description="Accepted: a new job, with `retry_of`.",
     responses={
         **refusals(403, 404, 409, 410, 415, 422),
-        202: _ACCEPTED,
-        200: {"model": Job, "description": "The repetition of a request whose job is finished."},
+        202: {"model": Job, "headers": _MADE},
+        200: {"model": Job, "headers": _MADE, "description": "The repetition of a request whose job is finished."},
     },
     openapi_extra={"requestBody": {"required": False, "content": {_JSON: {"schema": _RETRY_BODY}}}},
     dependencies=[accepts_query()],

@@ -1,8 +1,8 @@
 """What the routes share: JSON out, conditional requests, and how answers are documented."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Request, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
@@ -15,8 +15,29 @@ from common.job_document import job_etag, present_job
 
 Documented = dict[int | str, dict[str, Any]]
 
+IfNoneMatch = Annotated[
+    str | None, Header(description="An `ETag` of before: 304 without a body while it still stands.")
+]
+_RETRY_AFTER: Final = {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}}
+ETAG: Final[dict[str, Any]] = {
+    "ETag": {"description": "Names this very state, for `If-None-Match`.", "schema": {"type": "string"}}
+}
+JOB_HEADERS: Final[dict[str, Any]] = ETAG | {
+    "Retry-After": {**_RETRY_AFTER, "description": "Seconds to the next poll; absent once the job is over."}
+}
+LOCATION: Final[dict[str, Any]] = {
+    "Location": {"description": "Where it is from now on.", "schema": {"type": "string", "format": "uri"}}
+}
+
 _PROBLEM: Final = {"model": ProblemDocument, "description": "Refused; see `code`, `detail` and `errors`."}
-PROBLEMS: Final[Documented] = {"4XX": _PROBLEM, "503": {**_PROBLEM, "description": "Come back after `Retry-After`."}}
+PROBLEMS: Final[Documented] = {
+    "4XX": _PROBLEM,
+    "503": {
+        **_PROBLEM,
+        "description": "Come back after `Retry-After`.",
+        "headers": {"Retry-After": _RETRY_AFTER},
+    },
+}
 
 _REFUSALS: Final = {
     403: "The key lacks the scope, or may not use this priority.",

@@ -10,7 +10,7 @@ from api.auth import WebhookOwner
 from api.bodies import read_json_body
 from api.dependencies import ServicesDep, accepts_query, base_url, refuse_body
 from api.presenters import present_delivery, present_webhook, webhook_url
-from api.routes.responses import PROBLEMS, refusals, takes_json
+from api.routes.responses import LOCATION, PROBLEMS, refusals, takes_json
 from api.schemas.webhooks import Delivery, RotateRequest, Webhook, WebhookPage, WebhookRequest, WebhookWithSecret
 from api.use_cases import webhooks as use_cases
 from api.use_cases.webhooks import Shown
@@ -20,7 +20,6 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=PROBLEMS)
 
 WebhookId = Annotated[str, Query(pattern=r"^whe_[0-9a-f]{32}$", description="Webhooks older than this one.")]
 
-_LOCATION: Final = {"Location": {"schema": {"type": "string"}}}
 _EXAMPLE: Final = {"url": "https://example.com/darkroom", "events": ["job.succeeded", "job.failed"]}
 
 
@@ -29,7 +28,7 @@ _EXAMPLE: Final = {"url": "https://example.com/darkroom", "events": ["job.succee
     status_code=201,
     summary="Register a webhook",
     response_description="Registered and enabled. The `secret` is shown only now.",
-    responses={**refusals(403, 409, 415, 422), 201: {"model": WebhookWithSecret, "headers": _LOCATION}},
+    responses={**refusals(403, 409, 415, 422), 201: {"model": WebhookWithSecret, "headers": LOCATION}},
     openapi_extra=takes_json(WebhookRequest, example=_EXAMPLE),
     dependencies=[accepts_query()],
 )

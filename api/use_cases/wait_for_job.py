@@ -19,10 +19,13 @@ from common.domain.snapshot import JobSnapshot
 Known = tuple[JobSnapshot, Outlook]
 
 
-async def sight_job(services: Services, caller: Caller, job_id: str) -> Sighting:
-    """The caller's job as it was half a second ago at most. Raises `NotFound`, or `Unavailable`."""
+async def sight_job(services: Services, caller: Caller, job_id: str, *, at_least: int = 0) -> Sighting:
+    """The caller's job as it was half a second ago at most; as it is now if it was not at this version yet by then.
+
+    Raises `NotFound`, or `Unavailable`.
+    """
     fresh = await services.room.await_fresh(caller.tenant_id, job_id)
-    if fresh is not None:
+    if fresh is not None and fresh.job.version >= at_least:
         return fresh
     return await to_thread.run_sync(_look, services, caller, job_id, services.room.clock())
 

@@ -2,16 +2,31 @@
 
 import itertools
 import json
-from typing import Annotated
+import textwrap
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from client.commands.failing import Failure
 from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server
 from client.webhook_endpoints import Delivery, Webhook
+from common.domain.webhook_events import DEFAULT_EVENTS
+
+
+class Status(StrEnum):
+    """What may have become of a delivery."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DISABLED = "disabled"
+
 
 Secret = Annotated[
     str | None, typer.Option(metavar="whsec_…", help="A secret of yours; default: the server makes one.")
@@ -23,7 +38,12 @@ app = typer.Typer()
 endpoints = typer.Typer(no_args_is_help=True, help="Endpoints that are told when jobs end.")
 _ID_WIDTH = 38
 _EVENT_WIDTH = 13
-_STATUS_WIDTH = 9
+_STATUS_WIDTH = 10
+_TRIES_WIDTH = 3
+_MOMENT_WIDTH = 19
+_CODE_WIDTH = 6
+_MS_WIDTH = 5
+_PADDING = 8  # of four columns
 _console = Console()
 _notes = Console(stderr=True)
 
@@ -54,15 +74,10 @@ def list_endpoints(url: Url = LOCAL_SERVER, key: Key = None, as_json: Json = Fal
     if as_json:
         print(json.dumps([one.raw for one in found], indent=2))
         return
-    table = Table(box=None)
-    for heading in ("webhook", "status"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("url and events", overflow="fold")
     for one in found:
-        reason = one.raw.get("disabled_reason")
-        status = f"{one.status} ({reason})" if reason else one.status
-        table.add_row(one.id, status, f"{escape(one.url)}\n{', '.join(one.events)}")
-    _console.print(table)
+        _show_webhook(one)
+    if not found:
+        _notes.print("There are no webhooks.")
 
 
 @endpoints.command()
@@ -99,30 +114,39 @@ def enable(webhook_id: str, url: Url = LOCAL_SERVER, key: Key = None) -> None:
 
 @app.command()
 def deliveries(
+    delivery_id: Annotated[str | None, typer.Argument(help="One delivery, with every attempt.")] = None,
     job: OfJob = None,
     webhook: OfWebhook = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed for good.")] = False,
+    status: Annotated[Status | None, typer.Option(help="Only those with this status.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Short for --status failed.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     url: Url = LOCAL_SERVER,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """List what webhooks were told or will be, newest first, with the last attempt of each."""
+    """List what webhooks were told or will be, newest first, with the last attempt of each; or look at one."""
+    if failed and status not in {None, Status.FAILED}:
+        raise Failure("give --failed or --status, not both", exit_code=2)
+    if delivery_id is not None and (job or webhook or status or failed):
+        raise Failure("give the id of a delivery, or what the list should have", exit_code=2)
     with open_server(url, key) as server:
-        every = server.deliveries(job=job, webhook=webhook, status="failed" if failed else None)
+        if delivery_id is not None:
+            _show_log(server.delivery(delivery_id), as_json=as_json)
+            return
+        every = server.deliveries(job=job, webhook=webhook, status=Status.FAILED if failed else status)
         found = list(itertools.islice(every, limit))
     if as_json:
         print(json.dumps([one.raw for one in found], indent=2))
         return
     table = Table(box=None)
-    for heading, width in (("delivery", _ID_WIDTH), ("event", _EVENT_WIDTH), ("status", _STATUS_WIDTH)):
-        table.add_column(heading, min_width=width, no_wrap=True)
-    table.add_column("tries", overflow="fold")
+    table.add_column("delivery", min_width=_ID_WIDTH, no_wrap=True)
+    table.add_column("event", min_width=_EVENT_WIDTH, no_wrap=True)
+    table.add_column("status", min_width=_STATUS_WIDTH)
+    table.add_column("tries", min_width=_TRIES_WIDTH, overflow="fold")
     for one in found:
         tries = f"{one.raw.get('attempt')} {_last_attempt(one)}"
-        table.add_row(one.id, one.event, one.status, escape(tries.strip()))
-        if one.raw.get("job"):
-            table.add_row(f"  {one.raw['job']}")
+        name = f"{one.id}\n  {one.raw['job']}" if one.raw.get("job") else one.id
+        table.add_row(name, one.event, _outlook(one), escape(tries.strip()))
     _console.print(table)
 
 
@@ -130,21 +154,24 @@ def deliveries(
 def redeliver(
     delivery_id: Annotated[str | None, typer.Argument(help="One delivery, whatever became of it.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every one that failed for good.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="At once, all that wait for their next attempt.")] = False,
     job: OfJob = None,
     webhook: OfWebhook = None,
     url: Url = LOCAL_SERVER,
     key: Key = None,
 ) -> None:
-    """Send a delivery once more, or all that failed."""
-    if (delivery_id is None) is not failed:
-        raise Failure("give the id of a delivery, or --failed", exit_code=2)
+    """Send a delivery once more, or all that failed, or now what is to be tried again later."""
+    if (delivery_id is not None) + failed + pending != 1:
+        raise Failure("give the id of a delivery, --failed or --pending", exit_code=2)
     if delivery_id is not None and (job or webhook):
-        raise Failure("--job and --webhook go with --failed", exit_code=2)
+        raise Failure("--job and --webhook go with --failed and --pending", exit_code=2)
     with open_server(url, key) as server:
-        if delivery_id is None:
-            print(f"{server.redeliver_failed(job=job, webhook=webhook)} on their way")
-        else:
+        if delivery_id is not None:
             _show_delivery(server.redeliver(delivery_id), as_json=False)
+            return
+        count = (server.redeliver_failed if failed else server.redeliver_pending)(job=job, webhook=webhook)
+    hint = "; --pending sends at once what waits for its next attempt" if failed else ""
+    print(f"{count} on their way" if count else f"nothing to send again{hint}")
 
 
 def _show_secret(webhook: Webhook, *, as_json: bool) -> None:
@@ -153,6 +180,53 @@ def _show_secret(webhook: Webhook, *, as_json: bool) -> None:
         return
     _notes.print("This secret is shown only now; the server keeps it encrypted.")
     print(f"{webhook.id} {webhook.secret}")
+
+
+def _show_webhook(webhook: Webhook) -> None:
+    """Its id and status, then everything of any length on lines of its own; the terminal breaks a long URL."""
+    reason = webhook.raw.get("disabled_reason")
+    is_default = set(webhook.events) == set(DEFAULT_EVENTS)
+    _console.print(webhook.id, f"{webhook.status} ({reason})" if reason else webhook.status)
+    _console.print(Text(f"  {webhook.url}"), soft_wrap=True)
+    for text in ("every end" if is_default else ", ".join(webhook.events), webhook.description):
+        for line in textwrap.wrap(text, _console.width, initial_indent="  ", subsequent_indent="  "):
+            _console.print(Text(line))
+
+
+def _show_log(delivery: Delivery, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(delivery.raw, indent=2))
+        return
+    _console.print(delivery.id, delivery.event, _outlook(delivery), highlight=False)
+    for address in (delivery.raw.get("job"), delivery.raw.get("url")):
+        if address:
+            _console.print(Text(f"  {address}"), soft_wrap=True)
+    table = Table(box=None)
+    for heading, width in (("at", _MOMENT_WIDTH), ("status", _CODE_WIDTH), ("ms", _MS_WIDTH)):
+        table.add_column(heading, min_width=width, no_wrap=True)
+    # A long answer gives way, or rich takes the room from the others.
+    rest = _console.width - _MOMENT_WIDTH - _CODE_WIDTH - _MS_WIDTH - _PADDING
+    table.add_column("answer", no_wrap=True, overflow="ellipsis", max_width=max(1, rest))
+    for attempt in delivery.log:
+        status, moment = attempt.get("status"), datetime.fromisoformat(attempt["at"]).astimezone()
+        said = Text(_first_line(attempt))
+        table.add_row(f"{moment:%Y-%m-%d %H:%M:%S}", "" if status is None else str(status), str(attempt["ms"]), said)
+    _console.print(table if delivery.log else "  no attempt yet")
+
+
+def _first_line(attempt: dict[str, Any]) -> str:
+    """Of the answer, or what went wrong; without what would steer the terminal."""
+    lines = str(attempt.get("response") or attempt.get("error") or "").strip().splitlines()
+    return "".join(letter if letter.isprintable() else " " for letter in lines[0]) if lines else ""
+
+
+def _outlook(delivery: Delivery) -> str:
+    """The status, and of one that waits when its next attempt is due, in local time."""
+    if delivery.status != Status.PENDING or delivery.next_at is None:
+        return delivery.status
+    moment = delivery.next_at.astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"pending, next {moment:%H:%M}" if is_today else f"pending, next {moment:%a %H:%M}"
 
 
 def _show_delivery(delivery: Delivery, *, as_json: bool) -> None:

@@ -13,10 +13,11 @@ from common.outbound.errors import UrlBlocked
 
 MAX_URL_CHARACTERS: Final = 2048
 MAX_HOST_CHARACTERS: Final = 253
+MAX_PORT: Final = 65_535
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?")
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]*))?")
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _KEPT_IN_PATHS: Final = "/:@!$&'()*+,;=~%?"
@@ -64,7 +65,7 @@ def check_url(url: str, policy: Policy) -> Target:
         raise UrlBlocked("The URL's host and port cannot be read; a host name, optionally with :port, is allowed.")
     host, address = _host(authority["host"])
     _check_host(host, address, policy)
-    port = int(authority["port"] or _DEFAULT_PORTS[parts.scheme])
+    port = _port(authority["port"] or str(_DEFAULT_PORTS[parts.scheme]), policy)
     if not policy.permits_port(port, on_loopback=_is_local(host, address)):
         raise UrlBlocked(f"The URL has the port {port}; allowed is {_words(policy.allowed_ports)}.")
     return Target(parts.scheme, host, port, _path(parts), address)
@@ -146,6 +147,14 @@ def _check_host(host: str, address: IPAddress | None, policy: Policy) -> None:
         is_permitted = "." in host or policy.allow_private or (policy.allow_loopback and _is_local(host, None))
     if not is_permitted:
         raise UrlBlocked(f"The URL's host is not allowed; names and {policy.allowed_addresses} are.")
+
+
+def _port(digits: str, policy: Policy) -> int:
+    port = int(digits)
+    if not 1 <= port <= MAX_PORT:
+        what = f"The URL has the port {digits[:20]}, which is no port number from 1 to {MAX_PORT}"
+        raise UrlBlocked(f"{what}; allowed is {_words(policy.allowed_ports)}.")
+    return port
 
 
 def _is_local(host: str, address: IPAddress | None) -> bool:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from api.schemas.job_request import AdapterRequest, JobRequest, OutputRequest, RefinerRequest
 from api.validation import parse_job_request
+from client.sdk import JobEvent, WebhookEvent
 from common.catalogue_file import BUILT_IN
 from common.domain.capabilities import FAMILIES, SCHEDULERS
 from common.domain.catalogue import parse_catalogue
@@ -185,6 +187,20 @@ def test_following_prints_every_event(monkeypatch: pytest.MonkeyPatch, capsys: p
     lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [(event_id, kind) for event_id, kind, _ in lines] == [(event_id, kind) for kind, event_id, _ in STORY]
     assert lines[5][2] == "denoising: 4 of 10, 6.0 s left"
+
+
+def test_what_the_server_does_not_know_is_printed_as_a_question_mark() -> None:
+    queued = {"status": "queued", "progress": {}, "queue": {"position": None, "eta_seconds": None}}
+    running = {"status": "running", "stage": "denoising", "queue": {}}
+    running["progress"] = {"step": 1, "steps": 10, "eta_seconds": None}
+    told = [follow.describe(JobEvent(kind="progress", id="1.1", data=data)) for data in (queued, running)]
+    assert told == ["? before it, starts in ? s", "denoising: 1 of 10, ? s left"]
+
+
+def test_a_test_event_is_printed_with_its_webhook(capsys: pytest.CaptureFixture[str]) -> None:
+    moment = datetime(2026, 11, 21, 8, tzinfo=UTC)
+    webhook_receiver.handle(WebhookEvent("evt_1", "webhook.test", moment, {"webhook": "whe_1"}))
+    assert capsys.readouterr().out == "08:00:00 webhook.test whe_1\n"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

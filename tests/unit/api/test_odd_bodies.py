@@ -72,6 +72,18 @@ def test_another_content_type_is_415(api: Api, content_type: str | None) -> None
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data; boundary=b", "multipart/mixed"])
+@pytest.mark.parametrize("path", ["/v1/webhooks", "/v1/deliveries/redeliver", "/v1/jobs"])
+def test_a_415_names_what_the_route_takes(api: Api, path: str, content_type: str) -> None:
+    if path == "/v1/jobs":
+        content_type = "text/plain"
+    answer = api.client.post(path, content=b"{}", headers={"Content-Type": content_type})
+
+    takes = "application/json or multipart/form-data" if path == "/v1/jobs" else "application/json"
+    detail = f"the content type must be {takes}, not {content_type.partition(';')[0]}"
+    assert (answer.status_code, answer.json()["detail"]) == (415, detail)
+
+
 def test_json_may_name_its_charset(api: Api) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
 

@@ -1,5 +1,6 @@
 """Probes, metrics, models, queues and the description of the surface."""
 
+import re
 from collections.abc import Callable
 from threading import Event
 
@@ -132,6 +133,40 @@ def test_the_description_names_the_refusals_of_what_is_done_to_a_job(
     for status, response in operation["responses"].items():
         assert (status[0] in "45") is ("application/problem+json" in response.get("content", {}))
     assert ("requestBody" in operation) is (method != "delete")
+
+
+def test_the_description_tells_of_conditions_headers_and_the_types_of_pictures(api: Api) -> None:
+    paths = api.client.get("/openapi.json").json()["paths"]
+
+    look, preview = paths["/v1/jobs/{job_id}"]["get"], paths["/v1/jobs/{job_id}/preview"]["get"]
+    assert list(preview["responses"]["200"]["content"]) == ["image/jpeg"]
+    for operation in (look, preview):
+        assert "if-none-match" in {one["name"] for one in operation["parameters"]}
+        assert all("ETag" in operation["responses"][status]["headers"] for status in ("200", "304"))
+    assert "Retry-After" in look["responses"]["200"]["headers"]
+    for status in ("200", "202"):
+        headers = paths["/v1/jobs"]["post"]["responses"][status]["headers"]
+        assert {"Location", "ETag", "Retry-After", "Preference-Applied"} <= headers.keys()
+    assert all("description" in one for one in paths["/v1/deliveries"]["get"]["parameters"] if one["name"] != "limit")
+    (place,) = [one for one in paths["/v1/jobs/{job_id}/events"]["get"]["parameters"] if one["in"] == "header"]
+    assert re.fullmatch(place["schema"]["anyOf"][0]["pattern"], "3.0")
+
+
+def test_the_description_tells_what_is_sent_to_webhooks(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+
+    assert document["openapi"].startswith("3.1")
+    assert set(document["webhooks"]) == {"job.started", "job.succeeded", "job.failed", "job.canceled", "webhook.test"}
+    for kind, item in document["webhooks"].items():
+        operation = item["post"]
+        names = {one["name"] for one in operation["parameters"]}
+        assert names == {"webhook-id", "webhook-timestamp", "webhook-signature"}
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["required"] == ["type", "timestamp", "data"]
+        assert schema["properties"]["type"]["const"] == kind
+    data = document["components"]["schemas"]["JobEventData"]
+    job = set(document["components"]["schemas"]["Job"]["properties"])
+    assert set(data["properties"]) == job - {"params", "warnings"} | {"truncated"}
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/images/{index}", "/v1/queue"])

@@ -107,6 +107,38 @@ def test_a_range_is_told_as_json_schema_tells_it(api: Api) -> None:
     assert error["detail"] == "strength must be a number, greater than 0 and at most 1, not 1.5"
 
 
+@pytest.mark.parametrize(
+    ("members", "detail"),
+    [
+        ({"tags": ["a", 1]}, "tags[1] must be text"),
+        ({"steps": [{"model": "demo"}, 5]}, "steps[1] must be an object"),
+        ({"webhook": {"url": "https://example.com", "events": ["job.done"]}}, "events[0] must be one of job.started"),
+        ({"adapters": [{"id": 5}]}, "id must be text"),
+        ({"adapters": [5]}, "adapters[0] must be an object"),
+    ],
+)
+def test_an_item_of_a_list_is_named_by_its_list(api: Api, members: Any, detail: str) -> None:
+    (error,) = api.client.post("/v1/jobs", json={"prompt": "x"} | members).json()["errors"]
+
+    assert error["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("limit=0", {"minimum": 1}),
+        ("limit=101", {"maximum": 100}),
+        ("status=done", ["queued", "running", "succeeded", "failed", "canceled"]),
+        ("after=job_1", {"pattern": "^job_[0-9a-f]{32}$"}),
+        ("created_after=then", None),
+    ],
+)
+def test_what_a_query_may_be_is_told_as_of_a_body(api: Api, query: str, allowed: Any) -> None:
+    (error,) = api.client.get(f"/v1/jobs?{query}").json()["errors"]
+
+    assert error.get("allowed") == allowed
+
+
 def test_an_unknown_model_is_answered_with_those_there_are(api: Api) -> None:
     (error,) = api.client.post("/v1/jobs", json={"prompt": "x", "model": "demmo"}).json()["errors"]
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from client import cli
 from client.commands import webhooks as commands
+from common.domain.webhook_events import DEFAULT_EVENTS, EVENTS
 from common.signing import new_secret
 from tests.unit.client.serving import Server, answer
 from tests.unit.client.test_webhooks import DELIVERY, WEBHOOK, asked
@@ -69,10 +71,27 @@ def test_list_says_why_an_endpoint_is_off(run: Run, serve: Serve) -> None:
     serve(page(WEBHOOK, off))
     code, out, _ = run("webhooks", "list")
     assert code == 0
-    assert "whe_1    enabled" in out
+    assert "whe_1 enabled" in out
     assert "disabled (failing)" in out
     assert "https://[::1]/x" in out, "brackets are no markup"
     assert len(json.loads(run("webhooks", "list", "--json")[1])) == 2
+
+
+def test_a_list_is_readable_on_a_narrow_terminal(run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "https://example.com/" + "a-long-path/" * 8 + "hook"
+    usual = WEBHOOK | {
+        "id": "whe_" + "0" * 32,
+        "url": long,
+        "events": list(DEFAULT_EVENTS),
+        "description": "the [shop]",
+    }
+    serve(page(usual, WEBHOOK | {"events": list(EVENTS), "description": None}))
+    lines = run("webhooks", "list")[1].splitlines()
+    assert lines[:4] == [f"whe_{'0' * 32} enabled", f"  {long}", "  every end", "  the [shop]"]
+    assert [name for line in lines[6:] for name in line.strip().rstrip(",").split(", ")] == list(EVENTS)
+    serve(page())
+    assert run("webhooks", "list") == (0, "", "There are no webhooks.\n")
 
 
 def test_test_enable_and_delete_say_what_they_did(run: Run, serve: Serve) -> None:
@@ -106,6 +125,59 @@ def test_deliveries_are_listed_with_their_last_attempt(run: Run, serve: Serve) -
     assert len(json.loads(run("deliveries", "--limit", "2", "--json")[1])) == 2
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("days", [0, 2])
+def test_a_delivery_that_waits_says_until_when(
+    run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch, columns: int, days: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    next_at = datetime.now(UTC) + timedelta(days=days)
+    waits = DELIVERY | {"id": "whd_" + "1" * 32, "job": "job_" + "2" * 32, "event": "job.succeeded", "attempt": 11}
+    waits |= {"status": "pending", "next_at": next_at.isoformat().replace("+00:00", "Z")}
+    server = serve(page(waits))
+    out = run("deliveries", "--status", "pending")[1]
+    words = [line.split() for line in out.splitlines()[1:]]
+    assert [word for line in words for word in line if word.startswith(("whd_", "job_"))] == [
+        waits["id"],
+        waits["job"],
+    ], "no id is broken"
+    moment = f"{next_at.astimezone():%H:%M}"
+    assert ("pending," in words[0], moment in out, f"{next_at.astimezone():%a}" in out) == (True, True, days > 0)
+    assert max(map(len, out.splitlines())) <= columns
+    assert server.requests[0].url.params["status"] == "pending"
+
+
+def test_one_delivery_is_shown_with_every_attempt(run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    log = [
+        {"at": "2026-11-21T08:00:00Z", "status": None, "ms": 15000, "response": None, "error": "timeout"},
+        {"at": "2026-11-21T08:00:20Z", "status": 500, "ms": 3, "response": "\x1b[2J[oops]\nmore", "error": None},
+        {"at": "2026-11-21T08:01:20Z", "status": 502, "ms": 4, "response": "x" * 200, "error": None},
+    ]
+    one = DELIVERY | {"id": "whd_" + "1" * 32, "job": None, "url": "https://example.com/hook", "log": log, "body": "{}"}
+    server = serve(answer(200, one))
+    code, out, _ = run("deliveries", one["id"])
+    lines = out.splitlines()
+    assert (code, lines[:2]) == (0, [f"{one['id']} job.failed failed", "  https://example.com/hook"])
+    at = f"{datetime(2026, 11, 21, 8, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+    assert lines[3].split() == [*at.split(), "15000", "timeout"]
+    assert lines[4].split()[2:] == ["500", "3", "[2J[oops]"], "the first line, and nothing that steers the terminal"
+    assert (len(lines), max(map(len, lines)) <= 80) == (6, True)
+    assert asked(server)[:2] == ("GET", f"/v1/deliveries/{one['id']}")
+    assert json.loads(run("deliveries", one["id"], "--json")[1]) == one
+    serve(answer(200, one | {"log": []}))
+    assert "no attempt yet" in run("deliveries", one["id"])[1]
+
+
+def test_what_waits_is_sent_at_once_and_nothing_is_said_to_be_nothing(run: Run, serve: Serve) -> None:
+    server = serve(answer(202, {"redelivered": 2}), answer(202, {"redelivered": 0}))
+    assert run("redeliver", "--pending", "--job", "job_1")[:2] == (0, "2 on their way\n")
+    assert asked(server) == ("POST", "/v1/deliveries/redeliver", {"job": "job_1", "status": "pending"})
+    assert run("redeliver", "--pending")[:2] == (0, "nothing to send again\n")
+    code, out, _ = run("redeliver", "--failed")
+    assert (code, out.startswith("nothing to send again"), "--pending" in out) == (0, True, True)
+
+
 def test_redeliver_is_for_one_or_for_all_that_failed(run: Run, serve: Serve) -> None:
     server = serve(answer(202, DELIVERY | {"status": "pending"}))
     assert run("redeliver", "whd_1")[:2] == (0, "whd_1 job.failed pending\n")
@@ -120,6 +192,11 @@ def test_redeliver_is_for_one_or_for_all_that_failed(run: Run, serve: Serve) -> 
         ("redeliver",),
         ("redeliver", "whd_1", "--failed"),
         ("redeliver", "whd_1", "--job", "job_1"),
+        ("redeliver", "whd_1", "--pending"),
+        ("redeliver", "--failed", "--pending"),
+        ("deliveries", "whd_1", "--failed"),
+        ("deliveries", "--failed", "--status", "pending"),
+        ("deliveries", "--status", "lost"),
         ("webhooks", "create"),
         ("webhooks", "delete"),
         ("deliveries", "--limit", "0"),

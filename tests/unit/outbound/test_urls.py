@@ -108,6 +108,12 @@ def test_an_ordinary_url_has_one_spelling(url: str, spelling: str) -> None:
     assert check_url(spelling, Policy()) == target
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "100000", "9" * 40])
+def test_what_is_no_port_number_is_called_that(port: str) -> None:
+    with pytest.raises(UrlBlocked, match=r"port [0-9]{1,20}, which is no port number from 1 to 65535; allowed is "):
+        check_url(f"https://example.com:{port}/x", STACK)
+
+
 def test_a_refusal_names_the_ports_and_schemes_that_are_allowed() -> None:
     with pytest.raises(UrlBlocked, match=r"port 22; allowed is 443 or 8443\.$"):
         check_url("https://example.com:22/", Policy())
