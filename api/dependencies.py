@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
+from api.paces import Paces
 from api.validation import clip, unknown_name
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
@@ -70,6 +71,7 @@ class Services:
     catalogue: Catalogue
     outbound: UrlCheck
     vault: Vault
+    paces: Paces
     outlooks: Outlooks
     room: WaitingRoom
     metrics: Metrics

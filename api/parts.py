@@ -13,6 +13,7 @@ from api.descriptors import places_to_wait
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
+from api.paces import Paces
 from common.catalogue_file import load_catalogue
 from common.db.engine import Database
 from common.db.workers import count_live
@@ -53,6 +54,7 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
             catalogue=catalogue,
             outbound=parts.outbound or _open_outbound(settings),
             vault=parts.vault or open_vault(settings),
+            paces=Paces(database, catalogue, fresh_seconds=settings.lease_seconds),
             outlooks=Outlooks(database, catalogue, fresh_seconds=settings.lease_seconds),
             room=WaitingRoom(places_to_wait(settings.max_waiters), metrics),
             metrics=metrics,

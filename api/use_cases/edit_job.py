@@ -21,7 +21,8 @@ def edit_job(services: Services, caller: Caller, job_id: str, request: JobEditRe
     """
     lane = None if request.priority is None else choose_lane(request.priority, caller)
     wished: dict[str, Any] = {"tags": request.tags, "metadata": request.metadata}
-    edit = JobEdit(lane, {name: value for name, value in wished.items() if value is not None})
+    scale = 1.0 if lane is None else _scale(services, caller, job_id)
+    edit = JobEdit(lane, {name: value for name, value in wished.items() if value is not None}, scale)
 
     def work(connection: Connection) -> JobSnapshot:
         require_job(connection, caller.tenant_id, job_id)
@@ -29,3 +30,10 @@ def edit_job(services: Services, caller: Caller, job_id: str, request: JobEditRe
         return require_job(connection, caller.tenant_id, job_id)
 
     return services.database.transact(work)
+
+
+def _scale(services: Services, caller: Caller, job_id: str) -> float:
+    """Asked before the change begins: it may read the database, over a connection of its own."""
+    with services.database.read() as connection:
+        job = require_job(connection, caller.tenant_id, job_id)
+    return services.paces.scale(job.pool, job.params.model)

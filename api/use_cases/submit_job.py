@@ -193,6 +193,7 @@ def _new_job(
         step_key=step_key(plan.params),
         call_key=call_key(plan.params, job_id),
         cost=plan.cost,
+        scale=services.paces.scale(plan.card.pool, plan.card.id),
         max_tries=services.settings.max_tries,
         deadline_seconds=request.deadline_seconds,
         expires_in_seconds=request.expires_in_seconds,

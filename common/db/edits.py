@@ -15,10 +15,14 @@ from common.domain.lifecycle import JobState
 
 @dataclass(frozen=True, slots=True)
 class JobEdit:
-    """What shall change; None stays as it is. `notes` are the columns `tags` and `metadata`, each as a whole."""
+    """What shall change; None stays as it is. `notes` are the columns `tags` and `metadata`, each as a whole.
+
+    `scale`: see `common.domain.job.NewJob`; what another lane charges the job by.
+    """
 
     lane: Lane | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
 
 
 def edit_job(connection: Connection, tenant_id: str, job_id: str, edit: JobEdit) -> None:
@@ -28,7 +32,7 @@ def edit_job(connection: Connection, tenant_id: str, job_id: str, edit: JobEdit)
     the job is not queued (any more), and then the transaction must be rolled back.
     """
     waits = (jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id) & (jobs.c.state == JobState.QUEUED)
-    values = {"version": jobs.c.version + 1} | _new_place(connection, waits, edit.lane)
+    values = {"version": jobs.c.version + 1} | _new_place(connection, waits, edit.lane, edit.scale)
     told = (jobs.c.id, jobs.c.tenant_id, jobs.c.version, jobs.c.state, jobs.c.attempt)
     moved = connection.execute(update(jobs).where(waits).values(values).returning(*told)).one_or_none()
     if moved is None:
@@ -39,7 +43,7 @@ def edit_job(connection: Connection, tenant_id: str, job_id: str, edit: JobEdit)
     write_event(connection, moved, "job.edited", payload)
 
 
-def _new_place(connection: Connection, waits: Any, lane: Lane | None) -> dict[str, Any]:
+def _new_place(connection: Connection, waits: Any, lane: Lane | None, scale: float) -> dict[str, Any]:
     """The columns of a job in this lane. Flows are locked before the job, as at submit; what its lane is now is only
     certain under their lock, for every change of it takes that.
     """
@@ -53,5 +57,5 @@ def _new_place(connection: Connection, waits: Any, lane: Lane | None) -> dict[st
     row = connection.execute(query).one_or_none()
     if row is None or row.lane == lane:
         return {}
-    tag = draw_tag(connection, pool=row.pool, tenant_id=row.tenant_id, lane=lane, cost=row.cost)
-    return {"lane": lane, "vtime": tag.start, "passed_over_since": None}
+    tag = draw_tag(connection, pool=row.pool, tenant_id=row.tenant_id, lane=lane, cost=row.cost * scale)
+    return {"lane": lane, "vtime": tag.start, "vfinish": tag.finish, "passed_over_since": None}

@@ -1,10 +1,16 @@
 """The order of service in SQL: virtual time of a pool, and the tag of a submitted job."""
 
-from sqlalchemy import Connection, case, func, select
+from typing import Any, Final
 
-from common.db.tables import flows, pools, tenants, workers
+from sqlalchemy import Connection, case, func, select, update
+
+from common.db.tables import flows, jobs, pools, tenants, workers
 from common.db.upsert import upsert
 from common.domain.fairness import LANE_WEIGHT, Lane, Tag
+from common.domain.lifecycle import JobState
+
+# A start tag is computed back from its finish tag, and so may differ in the last bits from the finish before it.
+_ROUNDING: Final = 1e-15
 
 
 def virtual_time(connection: Connection, pool: str) -> float:
@@ -22,7 +28,7 @@ def lock_flows(connection: Connection, *, pool: str, tenant_id: str) -> None:
 
 
 def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, cost: float) -> Tag:
-    """Advance the flow by one job of `cost` predicted seconds; locks the flow's row until the commit.
+    """Advance the flow by one job of `cost` device seconds (> 0); locks the flow's row until the commit.
 
     The SQL of `common.domain.fairness.tag`, in one statement.
     """
@@ -38,3 +44,26 @@ def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, c
         ).returning(flows.c.finish)
     ).scalar_one()
     return Tag(finish - share, finish)
+
+
+def lock_flow_of(connection: Connection, condition: Any) -> bool:
+    """Lock what a queued job that matches may give back, before the job itself is touched. False: none is queued."""
+    query = select(jobs.c.pool, jobs.c.tenant_id).where(condition, jobs.c.state == JobState.QUEUED)
+    row = connection.execute(query).one_or_none()
+    if row is not None:
+        lock_flows(connection, pool=row.pool, tenant_id=row.tenant_id)
+    return row is not None
+
+
+def give_back_tail(connection: Connection, job_id: str) -> None:
+    """The job will not be served: if it was never tried and is the last of its flow, the flow ends before it again.
+
+    The flow must be locked. In its midst nothing changes: later jobs keep their tags.
+    """
+    query = select(jobs.c.pool, jobs.c.tenant_id, jobs.c.lane, jobs.c.vtime, jobs.c.vfinish)
+    row = connection.execute(query.where(jobs.c.id == job_id, jobs.c.tries == 0)).one_or_none()
+    if row is None or row.vfinish is None:
+        return
+    mine = (flows.c.pool == row.pool) & (flows.c.tenant_id == row.tenant_id) & (flows.c.lane == row.lane)
+    is_last = func.abs(flows.c.finish - row.vfinish) <= row.vfinish * _ROUNDING
+    connection.execute(update(flows).where(mine, is_last).values(finish=row.vtime))

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, exists, func, insert, select, update
 
 from common.db.filtering import matching
-from common.db.flows import draw_tag
+from common.db.flows import draw_tag, give_back_tail, lock_flow_of
 from common.db.moves import end_attempt, move_jobs
 from common.db.objects import refer_to_input
 from common.db.tables import attempts, images, job_events, job_progress, job_requests, jobs, object_refs, objects
@@ -19,8 +19,9 @@ from common.storage.keys import content_type_of
 
 def insert_job(connection: Connection, job: NewJob) -> None:
     """The job's rows, its tag in the order of service, its references to inputs, and its first event."""
-    tag = draw_tag(connection, pool=job.pool, tenant_id=job.tenant_id, lane=job.lane, cost=job.cost)
-    timed = {"vtime": tag.start, "deadline_at": after_now(job.deadline_seconds)}
+    seconds = job.cost * job.scale
+    tag = draw_tag(connection, pool=job.pool, tenant_id=job.tenant_id, lane=job.lane, cost=seconds)
+    timed = {"vtime": tag.start, "vfinish": tag.finish, "deadline_at": after_now(job.deadline_seconds)}
     connection.execute(insert(jobs).values(_hot_row(job) | timed))
     connection.execute(insert(job_requests).values(_cold_row(job)))
     for role, reference in job.inputs.items():
@@ -59,15 +60,18 @@ def list_jobs(
 def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
     """At once if no device has started it, otherwise a wish that its worker sees within a second.
 
-    A finished job stays as it is.
+    A finished job stays as it is. A queued one that was the last of its flow is not charged to it.
     """
     mine = (jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id)
+    is_locked = lock_flow_of(connection, mine)
     connection.execute(
         update(jobs)
         .where(mine, jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
         .values(cancel_requested_at=func.coalesce(jobs.c.cancel_requested_at, now()))
     )
     if move_jobs(connection, CANCEL_QUEUED, mine):
+        if is_locked:
+            give_back_tail(connection, job_id)
         return
     joined = exists().where(
         attempts.c.job_id == jobs.c.id, attempts.c.fence == jobs.c.fence, attempts.c.joined_at.is_not(None)

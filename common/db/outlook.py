@@ -24,7 +24,7 @@ def look_at_pool(connection: Connection, pool: str, fresh_seconds: float) -> Poo
     left out: the sweeper ends it soon.
     """
     queued = _queued(connection, pool)
-    paces, is_paused = _workers(connection, pool, fresh_seconds)
+    paces, is_paused = look_at_paces(connection, pool, fresh_seconds)
     return PoolLook(
         queued=queued,
         is_cut=len(queued) == LOOK_JOBS,
@@ -65,8 +65,11 @@ def _running(connection: Connection, pool: str) -> list[RunningJob]:
     ]
 
 
-def _workers(connection: Connection, pool: str, fresh_seconds: float) -> tuple[list[dict[str, float]], bool]:
-    """What each worker has measured that may claim now, and whether the pool is paused, which nobody asks alone."""
+def look_at_paces(connection: Connection, pool: str, fresh_seconds: float) -> tuple[list[dict[str, float]], bool]:
+    """What each worker has measured that may claim now, and whether the pool is paused, which nobody asks alone.
+
+    A worker counts with a heartbeat in the last `fresh_seconds`.
+    """
     paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
     alive = (workers.c.heartbeat_at > after_now(-fresh_seconds)) & workers.c.ended.is_(None)
     ready = (workers.c.pool == pool) & (workers.c.state == "ready") & alive

@@ -118,6 +118,7 @@ jobs = Table(
     text_column("held", "why a queued job may not be claimed: `intake`, `paused`, `delayed`", nullable=True),
     integer("version", "durable transitions so far", 1),
     number("vtime", "start tag; jobs are served in this order"),
+    number("vfinish", "finish tag that its flow had right after it; null: from an earlier release", nullable=True),
     number("cost", "predicted device seconds"),
     text_column("step_key", "jobs with equal keys may share a forward pass"),
     text_column("call_key", "jobs with equal keys may share one diffusers call"),

@@ -32,7 +32,11 @@ class InputRef:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """An accepted job, before its row exists. `cost` is predicted device seconds; seconds count from submit."""
+    """An accepted job, before its row exists; seconds count from submit.
+
+    `cost` is device seconds as the catalogue predicts them, `scale` what workers have measured / that prediction: the
+    order of service charges their product.
+    """
 
     id: str
     tenant_id: str
@@ -52,6 +56,7 @@ class NewJob:
     external_id: str | None = None
     warnings: tuple[dict[str, str], ...] = ()
     retry_of: str | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

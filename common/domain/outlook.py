@@ -76,7 +76,7 @@ class Forecast:
     """
 
     def __init__(self, look: PoolLook, guesses: Mapping[str, float]) -> None:
-        self._scales = _scales(look.paces, guesses)
+        self._scales = scales(look.paces, guesses)
         self._places = [(job.vtime, job.id) for job in look.queued]
         self._seconds_before = [0.0, *accumulate(self.seconds(job.model, job.cost) for job in look.queued)]
         self._rest = sum(self.seconds(job.model, job.cost) * (1 - job.done) for job in look.running)
@@ -122,8 +122,11 @@ def poll_seconds(job: JobSnapshot, outlook: Outlook) -> int:
     return 1 if wait is None else max(1, min(_LONGEST_POLL_SECONDS, int(wait / _POLLS_OF_A_WAIT)))
 
 
-def _scales(paces: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> dict[str, float]:
-    """Measured pace / guess of each model that a worker has measured and the catalogue knows."""
+def scales(paces: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> dict[str, float]:
+    """Measured pace / guess of each model that a worker has measured and the catalogue knows; all are > 0.
+
+    `paces`: of each worker, by model; `guesses`: those of the catalogue.
+    """
     measured: dict[str, list[float]] = {}
     for one in paces:
         for model, pace in one.items():

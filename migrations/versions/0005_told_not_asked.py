@@ -1,4 +1,4 @@
-"""webhooks and their deliveries as they are used; numbered previews; measured paces of workers"""
+"""webhooks and their deliveries as they are used; numbered previews; measured paces of workers; finish tags of jobs"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,6 +24,8 @@ def upgrade() -> None:
     )
     comment = "measured device seconds per megapixel and step, by model; null: nothing measured"
     op.add_column("workers", sa.Column("paces", types.Document, nullable=True, comment=comment))
+    comment = "finish tag that its flow had right after it; null: from an earlier release"
+    op.add_column("jobs", sa.Column("vfinish", sa.Float(), nullable=True, comment=comment))
     op.add_column("webhooks", sa.Column("description", sa.Text(), nullable=True, comment="for people"))
     comment = "`gone` (it answered 410) or `failing` (for days)"
     op.add_column("webhooks", sa.Column("disabled_reason", sa.Text(), nullable=True, comment=comment))
@@ -52,6 +54,7 @@ def downgrade() -> None:
     op.drop_column("webhooks", "host")
     op.drop_column("webhooks", "disabled_reason")
     op.drop_column("webhooks", "description")
+    op.drop_column("jobs", "vfinish")
     op.drop_column("workers", "paces")
     op.drop_column("job_progress", "preview_seq")
 
