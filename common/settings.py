@@ -165,6 +165,12 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         1, gt=0, description="Between two looks for work without a doorbell, in seconds (± 20 %)."
     )
+    passed_over_seconds: float = Field(
+        30,
+        ge=0,
+        description="How long a worker may pass over the first job in order for others whose model it has loaded, in "
+        "seconds; 0: never.",
+    )
     wish_seconds: float = Field(
         0.5, gt=0, description="Between two looks at cancel wishes of running jobs, in seconds."
     )

@@ -11,6 +11,7 @@ from common import failpoints
 from common.db import claims
 from common.db.choosing import Company
 from common.db.engine import Database
+from common.domain.affinity import Affinity
 from common.domain.errors import DarkroomError, Unavailable
 from common.domain.job import ClaimedJob
 from common.domain.retry import TryAgain
@@ -30,7 +31,10 @@ _log = structlog.get_logger()
 
 
 class Claimer:
-    """Claims the head of the queue with its company, loads the inputs, and makes the frames ready."""
+    """Claims the head of the queue with its company, loads the inputs, and makes the frames ready.
+
+    `resident` says which models are loaded: their jobs may come a little before their turn.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Claimer:
         prepare: Prepare,
         on_failure: OnFailure,
         emit: Callable[[Finished | Left], None],
+        resident: Callable[[], tuple[str, ...]] = tuple,
         company: Company = "call",
     ) -> None:
         self._settings = settings
@@ -59,6 +64,7 @@ class Claimer:
         self._prepare = prepare
         self._on_failure = on_failure
         self._emit = emit
+        self._resident = resident
         self._company = company
         self._preparing = ThreadPoolExecutor(settings.prepare_threads, "prepare")
         self._is_dry = False
@@ -117,6 +123,7 @@ class Claimer:
 
     def _claim(self, limit: int, *, urgent: bool = False) -> list[ClaimedJob]:
         alone = self._roster.is_empty()
+        affinity = Affinity(frozenset(self._resident()), self._settings.passed_over_seconds)
         with self._database.write() as connection:
             return claims.claim(
                 connection,
@@ -128,6 +135,7 @@ class Claimer:
                 alone=alone,
                 company=self._company,
                 urgent=urgent,
+                affinity=affinity,
             )
 
     def _take(self, jobs: list[ClaimedJob]) -> None:

@@ -83,6 +83,7 @@ class Runtime:
             prepare=lambda job, inputs: prepare_frames(job, inputs, build_engine.may_hand_latents),
             on_failure=self._sink.fail_unprepared,
             emit=self._sink.put,
+            resident=self._residency.resident,
             company="step" if build_engine.capacity.has_late_join else "call",
         )
         self._executor = Executor(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from common.db.chains import done_steps
-from common.db.choosing import Company, choose
+from common.db.choosing import Company, choose, look_ahead, pass_over
 from common.db.moves import end_attempt, holds, move_jobs, return_job, write_event
 from common.db.tables import (
     attempts,
@@ -19,6 +19,7 @@ from common.db.tables import (
     workers,
 )
 from common.db.types import after_now, now
+from common.domain.affinity import NO_AFFINITY, Affinity, preferred
 from common.domain.fairness import Lane
 from common.domain.job import ClaimedJob, DoneStep, InputRef, StoredImage
 from common.domain.lifecycle import CANCEL, CLAIM, FAIL, RELEASE, RETRY, SUCCEED, JobState, Outcome
@@ -49,8 +50,12 @@ def claim(
     alone: bool,
     company: Company = "call",
     urgent: bool = False,
+    affinity: Affinity = NO_AFFINITY,
 ) -> list[ClaimedJob]:
     """The first claimable job in order and up to `limit - 1` others of its company, in one statement.
+
+    `affinity`: what it may take instead of the first, see `common.domain.affinity`; that costs one look before. An
+    urgent claim has none.
 
     `company`: who may come along, jobs that share its diffusers call or, more widely, its forward passes. `urgent`:
     only jobs of the lane `high`, out of order, for a worker that has no room for others.
@@ -59,7 +64,9 @@ def claim(
     that holds something gets nothing while such a job is first, so that it empties and can take it. A job that this
     release cannot read goes back for a while; its deadline ends it.
     """
-    chosen = choose(pool, limit, alone=alone, company=company, urgent=urgent)
+    first = [] if urgent or affinity.is_none else look_ahead(connection, pool)
+    wanted = [job.id for job in preferred(first, affinity)]
+    chosen = choose(pool, limit, alone=alone, company=company, urgent=urgent, preferred=wanted)
     values = {
         "worker_id": worker_id,
         "lease_until": after_now(lease_seconds),
@@ -71,7 +78,10 @@ def claim(
         return []
     rows = _claimed_rows(connection, [row.id for row in moved])
     _open_attempts(connection, worker_id, device, rows)
-    if not urgent:
+    if any(row.id in wanted for row in rows):
+        pass_over(connection, first[0].id)
+        _advance(connection, worker_id, first[0].vtime)
+    elif not urgent:
         _advance(connection, worker_id, rows[0].vtime)
     done = done_steps(connection, [row.id for row in rows if row.fence > 1])
     return [job for row in rows if (job := _read(connection, row, done.get(row.id, ()))) is not None]
@@ -218,7 +228,7 @@ def _open_attempts(connection: Connection, worker_id: str, device: str, rows: li
 
 
 def _advance(connection: Connection, worker_id: str, vtime: float) -> None:
-    """Virtual time follows the first job in order, never its companions."""
+    """Virtual time follows the first job in order, never its companions, nor one that was taken before it."""
     behind = (workers.c.id == worker_id) & (workers.c.served_vtime < vtime)
     connection.execute(update(workers).where(behind).values(served_vtime=vtime))
 

@@ -47,6 +47,7 @@ class Desk:
     def __init__(self, database: Database) -> None:
         self.database, self.roster, self.store = database, Roster(), Store()
         self.room, self.may_park = 8, False
+        self.resident: tuple[str, ...] = ()
         self.asked: SimpleQueue[int] = SimpleQueue()
         self.prepare: Callable[[ClaimedJob, dict[str, bytes]], Start] = prepare_frames
         self.failed: dict[str, Exception] = {}
@@ -63,6 +64,7 @@ class Desk:
             prepare=lambda job, inputs: self.prepare(job, inputs),
             on_failure=lambda job, error: self.failed.update({job.id: error}),
             emit=self.emitted.append,
+            resident=lambda: self.resident,
         )
 
     def _wanted(self) -> int:
@@ -107,6 +109,16 @@ def test_as_many_jobs_are_claimed_as_are_wanted(desk: Desk) -> None:
     desk.room = 8
     assert desk.claimer.run_once() == 2
     assert desk.ready() == made
+
+
+def test_a_loaded_model_is_claimed_before_the_first_in_order(desk: Desk) -> None:
+    first = submit(desk.database)
+    second = submit(desk.database, params={"model": "loaded"})
+    desk.room, desk.resident = 1, ("loaded",)
+    desk.claimer.run_once()
+    assert desk.ready() == [second.id]
+    desk.claimer.run_once()
+    assert desk.ready() == [second.id, first.id]
 
 
 def test_nothing_is_claimed_when_nothing_is_wanted_and_nothing_may_be_parked(desk: Desk) -> None:
