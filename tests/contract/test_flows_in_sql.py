@@ -1,16 +1,17 @@
 """Tags in SQL, on both databases: what a flow is charged, and what a canceled job gives back to it."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from common.db.edits import JobEdit, edit_job
 from common.db.engine import Database
 from common.db.jobs import cancel_job
-from common.db.tables import flows, jobs
+from common.db.tables import flows, job_requests, jobs, tenants
 from common.domain.fairness import Lane
 from common.domain.job import NewJob
 from tests.making import claim, enlist, submit
@@ -110,3 +111,25 @@ def test_tags_of_a_flow_never_go_back_whatever_is_canceled(
     assert all(later > sooner for sooner, later in pairwise(tags))
     costs = sum(job.cost for job in standing) / 4
     assert finish(sqlite_database) == pytest.approx(costs, abs=1e-9)
+
+
+def test_behind_ten_thousand_low_jobs_a_normal_one_of_another_tenant_is_next(database: Database) -> None:
+    submit(database, lane=Lane.LOW, params={"deterministic": True})
+    with database.write() as connection:
+        connection.execute(insert(tenants).values(id="other", name="Other"))
+        for doubling in range(14):
+            values: list[Any] = [jobs.c.id + f"-{doubling}" if one is jobs.c.id else one for one in jobs.c]
+            values[list(jobs.c).index(jobs.c.vtime)] = jobs.c.vtime + 2.0**doubling
+            connection.execute(insert(jobs).from_select(jobs.c.keys(), select(*values)))
+        requests = job_requests.c
+        values = [jobs.c.id if one is requests.job_id else one for one in requests]
+        copies = select(*values).join_from(job_requests, jobs, jobs.c.id != requests.job_id)
+        connection.execute(insert(job_requests).from_select(requests.keys(), copies))
+        connection.execute(update(flows).values(finish=2.0**14))
+        assert connection.execute(select(func.count()).select_from(jobs)).scalar_one() > 10_000
+    workers = [enlist(database) for _ in range(8)]
+    for worker in workers:
+        claim(database, worker)
+    normal = submit(database, tenant_id="other", params={"deterministic": True})
+    # The first in order when it came had the tag that virtual time was at; nobody else comes before it.
+    assert normal.id in {job.id for worker in workers[:2] for job in claim(database, worker)}
