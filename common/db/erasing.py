@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, select, update
 
+from common.db.flows import lock_flow_of
 from common.db.jobs import cancel_job
 from common.db.outcomes import scrub_deliveries
 from common.db.tables import intakes, job_events, job_progress, job_requests, jobs
@@ -24,6 +25,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
     attempt that runs may still finish; nobody gets to see that. Harmless to repeat.
     """
     mine = (jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id)
+    lock_flow_of(connection, mine)  # flows before jobs, wherever both are locked
     if not _mark(connection, mine):
         return connection.execute(select(jobs.c.id).where(mine)).one_or_none() is not None
     cancel_job(connection, tenant_id, job_id)
@@ -36,7 +38,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
 
 
 def _mark(connection: Connection, mine: Any) -> bool:
-    """Before all else: it locks the row, and what ends the job later sees that nothing of it is to be kept."""
+    """Before all else but flows: it locks the row, and what ends the job later sees that nothing of it is to be kept."""
     is_over = jobs.c.state.in_(TERMINAL)
     values = {
         "erased_at": now(),

@@ -1,5 +1,7 @@
 """Tags in SQL, on both databases: what a flow is charged, and what a canceled job gives back to it."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -10,11 +12,19 @@ from sqlalchemy import delete, func, insert, select, update
 
 from common.db.edits import JobEdit, edit_job
 from common.db.engine import Database
+from common.db.erasing import erase_job
+from common.db.flows import lock_flows
 from common.db.jobs import cancel_job
 from common.db.tables import flows, job_requests, jobs, tenants
 from common.domain.fairness import Lane
 from common.domain.job import NewJob
+from tests.contract.waiting_writers import is_waiting
 from tests.making import claim, enlist, submit
+from tests.waiting import wait_until
+
+
+def move_to_high(connection: Any, tenant_id: str, job_id: str) -> None:
+    edit_job(connection, tenant_id, job_id, JobEdit(Lane.HIGH))
 
 
 def cancel(database: Database, job: NewJob) -> None:
@@ -133,3 +143,20 @@ def test_behind_ten_thousand_low_jobs_a_normal_one_of_another_tenant_is_next(dat
     normal = submit(database, tenant_id="other", params={"deterministic": True})
     # The first in order when it came had the tag that virtual time was at; nobody else comes before it.
     assert normal.id in {job.id for worker in workers[:2] for job in claim(database, worker)}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("end", [cancel_job, erase_job, move_to_high])
+def test_whoever_ends_or_moves_a_queued_job_waits_for_its_flow_and_holds_no_job_meanwhile(
+    postgres_database: Database, end: Callable[[Any, str, str], object]
+) -> None:
+    """Flows first, then jobs, as a submit has it: the other way round two of them would wait for each other."""
+    job = submit(postgres_database)
+    with ThreadPoolExecutor(1) as pool:
+        with postgres_database.write() as connection:
+            lock_flows(connection, pool="default", tenant_id="default")
+            late = pool.submit(postgres_database.transact, lambda c: end(c, "default", job.id))
+            wait_until(lambda: is_waiting(postgres_database))
+            mine = select(jobs.c.id).where(jobs.c.id == job.id)
+            assert connection.execute(mine.with_for_update(skip_locked=True)).one_or_none() is not None
+        late.result(timeout=20)
