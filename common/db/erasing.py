@@ -38,7 +38,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
 
 
 def _mark(connection: Connection, mine: Any) -> bool:
-    """Before all else but flows: it locks the row, and what ends the job later sees that nothing of it is to be kept."""
+    """Right after the flows: locks the row, and what ends the job later sees that nothing of it is to be kept."""
     is_over = jobs.c.state.in_(TERMINAL)
     values = {
         "erased_at": now(),
