@@ -76,3 +76,10 @@ def look(database: Database, job: NewJob) -> JobSnapshot:
         found = find_job(connection, "default", job.id)
     assert found is not None
     return found
+
+
+@pytest.fixture
+def settled(tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None, data_dir=tmp_path, public_url="https://darkroom.example/", webhook_timeout_seconds=0.5
+    )
