@@ -166,7 +166,8 @@ def merge_event(job: dict[str, Any], event: JobEvent) -> dict[str, Any]:
     if event.kind == "status":
         if "job" in event.data:
             return dict(event.data["job"])
-        return job | {"stage": None} | _members(event.data, "status", "version", "attempt")
+        stage = job.get("stage") if event.data.get("status") == job.get("status") else None
+        return job | {"stage": stage} | _members(event.data, "status", "version", "attempt")
     if event.kind == "progress":
         return job | _members(event.data, "status", "version", "stage", "progress", "queue")
     return job

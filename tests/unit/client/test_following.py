@@ -49,6 +49,7 @@ def running(step: int, eta_seconds: float | None = None) -> Job:
         (one("running", progress=None), "running"),
         (running(5), "denoising 5/10"),
         (running(5, 12.4), "denoising 5/10, 12 s left"),
+        (running(9, 0.4), "denoising 9/10, less than 1 s left"),
         (running(5, 150), "denoising 5/10, 2 min left"),
         (one("failed", progress={"value": None, "eta_seconds": None}), "failed"),
         (one("succeeded", progress={"value": 1.0, "eta_seconds": 0.0}), "succeeded"),

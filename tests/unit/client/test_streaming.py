@@ -214,3 +214,10 @@ def test_the_job_is_put_together_from_its_events() -> None:
     ]
     assert merged == DONE
     assert set(merge_event(job(version=1), JobEvent(*STORY[2]))) == {*job(), "version", "attempt", "stage"}  # type: ignore[arg-type]
+
+
+def test_a_start_after_a_claim_keeps_the_stage_and_a_new_status_forgets_it() -> None:
+    running = job(version=2) | {"status": "running", "stage": "preparing"}
+    started = merge_event(running, JobEvent("status", "3.0", {"status": "running", "version": 3, "attempt": 1}))
+    queued = merge_event(started, JobEvent("status", "4.0", {"status": "queued", "version": 4, "attempt": 1}))
+    assert (started["stage"], queued["stage"]) == ("preparing", None)
