@@ -10,8 +10,8 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from api.forms import read_form
-from api.json_text import parse_json
 from common.domain.errors import Refusal
+from common.requests.json_text import parse_json
 
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"

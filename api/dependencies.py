@@ -12,12 +12,12 @@ from fastapi import Depends, Request
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
-from api.paces import Paces
-from api.validation import clip, unknown_name
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
 from common.domain.errors import Invalid, Problem, Unavailable
 from common.images.untrusted import DecodedImage
+from common.paces import Paces
+from common.requests.validation import clip, unknown_name
 from common.settings import Settings
 from common.storage.port import ObjectStore
 from common.vault import Vault

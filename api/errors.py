@@ -8,9 +8,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.validation import query_problems
 from common.domain.errors import DarkroomError, Invalid, Problem, Unavailable, problem_document
 from common.images.sandbox import DecoderUnavailable
+from common.requests.validation import query_problems
 from common.storage.port import StoreUnavailable
 
 STATUS: Final = {

@@ -10,9 +10,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from api.dependencies import services_of
-from api.json_text import parse_json
-from api.validation import field_schema
 from common.domain.errors import Invalid, Problem, Refusal
+from common.requests.json_text import parse_json
+from common.requests.validation import field_schema
 
 Form = tuple[dict[str, Any], dict[str, bytes]]
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from api.schemas.job_request import JobRequest
 from common.domain.capabilities import Task
 from common.domain.catalogue import Catalogue, ModelCard
+from common.requests.job import JobRequest
 
 _MASK_FIELDS = (
     "mask",

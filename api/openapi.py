@@ -5,9 +5,9 @@ from typing import Any, Final, get_args
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.schemas.job_request import JobRequest
-from api.schemas.webhooks import JobEvent, JobWebhookRequest
 from common.domain.webhook_events import TEST_EVENT
+from common.requests.job import JobRequest
+from common.requests.webhooks import JobEvent, JobWebhookRequest
 from common.webhook_body import LEFT_OUT
 
 _EXAMPLE: Final = {

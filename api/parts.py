@@ -13,11 +13,11 @@ from api.descriptors import places_to_wait
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
-from api.paces import Paces
 from common.catalogue_file import load_catalogue
 from common.db.engine import Database
 from common.db.workers import count_live
 from common.domain.catalogue import Catalogue
+from common.paces import Paces
 from common.settings import Settings
 from common.storage.port import ObjectStore
 from common.vault import Vault, open_vault

@@ -10,8 +10,8 @@ from starlette.formparsers import MultiPartException
 from api.bodies import read_body
 from api.dependencies import services_of
 from api.forms import WholeForm
-from api.validation import name_of, pointer_to, unknown_name
 from common.domain.errors import Invalid, Problem, Refusal
+from common.requests.validation import name_of, pointer_to, unknown_name
 
 FILE: Final = "file"
 _MAX_PARTS, _MAX_FIELD_BYTES = 4, 1 << 16

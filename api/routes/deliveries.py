@@ -20,7 +20,7 @@ from api.schemas.webhooks import (
     RedeliverRequest,
 )
 from api.use_cases import deliveries as use_cases
-from api.validation import parse_as
+from common.requests.validation import parse_as
 
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"], responses=PROBLEMS)
 

@@ -9,9 +9,9 @@ from api.schemas.job_edits import RetryRequest
 from api.use_cases.idempotency import Idempotency
 from api.use_cases.retry_job import Retry, retry_job
 from api.use_cases.submit_job import Preview, Submission, Submitted, preview_submit, submit_job
-from api.validation import parse_as, parse_job_request
 from common.db.tenants import Caller
 from common.domain.errors import Invalid, Problem
+from common.requests.validation import parse_as, parse_job_request
 
 
 async def take_job(

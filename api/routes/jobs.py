@@ -23,7 +23,6 @@ from api.routes.responses import (
 )
 from api.schemas.job import DryRun, Job, JobPage
 from api.schemas.job_edits import JobEditRequest
-from api.schemas.job_request import Tag, TaskName
 from api.schemas.moments import Moment
 from api.use_cases.cancel_job import cancel_job
 from api.use_cases.edit_job import edit_job
@@ -32,9 +31,10 @@ from api.use_cases.idempotency import check_keys
 from api.use_cases.look_up import look_at_job, look_at_jobs
 from api.use_cases.submit_job import Preview, Submitted
 from api.use_cases.wait_for_job import sight_job, wait_for_end, wait_for_job
-from api.validation import parse_as
 from common.clock import utc_now
 from common.job_document import job_url, present_job
+from common.requests.job import Tag, TaskName
+from common.requests.validation import parse_as
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 

@@ -14,7 +14,7 @@ from api.routes.responses import LOCATION, PROBLEMS, refusals, takes_json
 from api.schemas.webhooks import Delivery, RotateRequest, Webhook, WebhookPage, WebhookRequest, WebhookWithSecret
 from api.use_cases import webhooks as use_cases
 from api.use_cases.webhooks import Shown
-from api.validation import parse_as
+from common.requests.validation import parse_as
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=PROBLEMS)
 

@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import Strict
-from api.schemas.job_request import Lane, MetadataValue, Tag
+from common.requests.base import Strict
+from common.requests.job import Lane, MetadataValue, Tag
 
 
 class JobEditRequest(Strict):

@@ -4,8 +4,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from api.schemas.base import Strict
 from api.schemas.job import Answer
+from common.requests.base import Strict
 
 CONTENT_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
 

@@ -1,36 +1,19 @@
 """Webhooks and deliveries: the bodies of requests, and both as clients see them; `api.presenters` builds them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import Strict, Text
-from api.schemas.images import JobId, Url
 from api.schemas.job import Answer
 from api.schemas.moments import BodyMoment
 from common.ids import is_id
-from common.signing import key_of
+from common.requests.base import Strict, Text
+from common.requests.images import JobId, Url
+from common.requests.webhooks import JobEvent, Secret, check_distinct
 
-JobEvent = Literal["job.started", "job.succeeded", "job.failed", "job.canceled"]
 Event = Literal[JobEvent, "batch.completed", "batch.canceled"]
 DeliveryStatus = Literal["pending", "delivered", "failed", "disabled"]
-
-
-def check_secret(secret: SecretStr) -> SecretStr:
-    """Refuse what is no secret of Standard Webhooks, without repeating it."""
-    try:
-        key_of(secret.get_secret_value())
-    except ValueError as error:
-        raise PydanticCustomError("validation_error", "{why}", {"why": str(error)}) from None
-    return secret
-
-
-def check_distinct(events: list[Any]) -> list[Any]:
-    """Refuse a list that names an event twice."""
-    if len(set(events)) != len(events):
-        raise PydanticCustomError("validation_error", "names an event twice")
-    return events
 
 
 def check_webhook_id(text: str) -> str:
@@ -43,13 +26,7 @@ def check_webhook_id(text: str) -> str:
 WebhookId = Annotated[
     str, AfterValidator(check_webhook_id), WithJsonSchema({"type": "string", "pattern": "^whe_[0-9a-f]{32}$"})
 ]
-Secret = Annotated[
-    SecretStr,
-    AfterValidator(check_secret),
-    WithJsonSchema({"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$", "writeOnly": True}),
-]
 Events = Annotated[list[Event], Field(min_length=1, max_length=6), AfterValidator(check_distinct)]
-JobEvents = Annotated[list[JobEvent], Field(min_length=1, max_length=4), AfterValidator(check_distinct)]
 
 
 class WebhookRequest(Strict):
@@ -61,18 +38,6 @@ class WebhookRequest(Strict):
         None, description="`whsec_` and the base64 of 24 to 64 random bytes. Default: one is made."
     )
     description: Text | None = Field(None, max_length=200, description="For people.")
-
-
-class JobWebhookRequest(Strict):
-    """Where to tell of this one job."""
-
-    url: Url = Field(description="A public https address; it is checked now and again before every call.")
-    events: JobEvents | None = Field(None, description="Default: all but `job.started`.")
-    secret: Secret | None = Field(
-        None,
-        description="`whsec_` and the base64 of 24 to 64 random bytes. Default: that of your newest enabled webhook of "
-        "`POST /v1/webhooks`; without one of those it is required.",
-    )
 
 
 class RotateRequest(Strict):

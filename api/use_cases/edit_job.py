@@ -7,11 +7,11 @@ from sqlalchemy import Connection
 from api.dependencies import Services
 from api.schemas.job_edits import JobEditRequest
 from api.use_cases.look_up import require_job
-from api.use_cases.plan_job import choose_lane
 from common.db.edits import JobEdit
 from common.db.edits import edit_job as write_edit
 from common.db.tenants import Caller
 from common.domain.snapshot import JobSnapshot
+from common.requests.planning import choose_lane
 
 
 def edit_job(services: Services, caller: Caller, job_id: str, request: JobEditRequest) -> JobSnapshot:

@@ -5,13 +5,13 @@ from typing import Final
 from sqlalchemy import Connection
 
 from api.dependencies import Services
-from api.schemas.webhooks import JobWebhookRequest
 from common.db import webhooks as sql
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook, Sealed
 from common.domain.errors import Invalid, Problem
 from common.domain.webhook_events import DEFAULT_EVENTS
 from common.outbound.errors import FetchFailed, UrlBlocked
+from common.requests.webhooks import JobWebhookRequest
 
 _POINTER: Final = "/webhook"
 _DEFAULT_EVENTS: Final = tuple(event for event in DEFAULT_EVENTS if event.startswith("job."))

@@ -9,7 +9,6 @@ from typing import Final
 from sqlalchemy import Connection
 
 from api.dependencies import Services
-from api.schemas.images import ImageSource
 from common.clock import utc_now
 from common.db.jobs import find_image, find_job
 from common.db.objects import announce, announce_again
@@ -20,6 +19,7 @@ from common.domain.job import InputRef, StoredImage
 from common.domain.lifecycle import JobState
 from common.images.untrusted import ImageRejected
 from common.outbound.errors import FetchFailed, UrlBlocked
+from common.requests.images import ImageSource
 from common.storage.keys import input_key
 from common.storage.port import ObjectMissing
 

@@ -7,15 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from api.dependencies import Services
-from api.schemas.images import ImageSource
-from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency
 from api.use_cases.job_webhook import carry_webhook, prepare_webhook
 from api.use_cases.look_up import require_job
-from api.use_cases.plan_job import bounded_lane, choose_lane
 from api.use_cases.resolve_input import PreparedInput, prepare_input
 from api.use_cases.submit_job import ROLES, Draft, Prepared, Submitted, accept_job, find_replay
-from api.validation import parse_job_request, pointer_to, unknown_name
 from common.db.jobs import find_request
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook
@@ -26,6 +22,10 @@ from common.domain.lifecycle import JobState
 from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
 from common.domain.wishes import drawn_seed, wishes_of
+from common.requests.images import ImageSource
+from common.requests.job import JobRequest
+from common.requests.planning import bounded_lane, choose_lane
+from common.requests.validation import parse_job_request, pointer_to, unknown_name
 
 _POINTER: Final = "/overrides"
 

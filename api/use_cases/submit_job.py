@@ -8,10 +8,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from api.dependencies import Services
-from api.schemas.job_request import JobRequest
 from api.use_cases.idempotency import Idempotency, find_original
 from api.use_cases.job_webhook import keep_webhook, prepare_webhook
-from api.use_cases.plan_job import Inputs, Plan, choose_lane, make_plan
 from api.use_cases.resolve_input import PendingUrl, PreparedInput, keep_input, prepare_bytes, prepare_input
 from common import failpoints
 from common.db.intakes import insert_intakes
@@ -26,6 +24,8 @@ from common.domain.outlook import Outlook
 from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
 from common.ids import new_id
+from common.requests.job import JobRequest
+from common.requests.planning import Inputs, Plan, choose_lane, make_plan
 
 ROLES = ("image", "mask")
 

@@ -15,8 +15,6 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from api.schemas.job_request import AdapterRequest, JobRequest, OutputRequest, RefinerRequest
-from api.validation import parse_job_request
 from client.sdk import JobEvent, WebhookEvent
 from common.catalogue_file import BUILT_IN
 from common.domain.capabilities import FAMILIES, SCHEDULERS
@@ -24,6 +22,8 @@ from common.domain.catalogue import parse_catalogue
 from common.domain.params import EditParams
 from common.domain.settling import Given, settle
 from common.domain.wishes import wishes_of
+from common.requests.job import AdapterRequest, JobRequest, OutputRequest, RefinerRequest
+from common.requests.validation import parse_job_request
 from common.signing import new_secret, sign
 from examples import follow, webhook_receiver
 from tests.architecture.source import ROOT

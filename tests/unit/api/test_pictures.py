@@ -8,13 +8,13 @@ import pytest
 
 from api.model_schema import model_schema
 from api.schemas.job import Job
-from api.schemas.job_request import JobRequest
 from common.catalogue_file import load_catalogue
 from common.db import claims, reports
 from common.domain.capabilities import FAMILIES, Task
 from common.domain.job import GRID_INDEX, Progress, StoredImage
 from common.domain.settling import Given, settle
 from common.domain.wishes import wishes_of
+from common.requests.job import JobRequest
 from common.settings import Settings
 from tests.unit.api.conftest import Api, data_url
 from tests.unit.api.fakes import picture

@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
-from api.schemas.images import ImageSource
 from api.use_cases.resolve_input import PendingUrl, prepare_input, resolve_input
 from common.db.jobs import insert_job
 from common.db.tables import intakes, jobs, uploads
@@ -15,6 +14,7 @@ from common.db.types import after_now
 from common.domain.errors import Invalid
 from common.outbound.addresses import Policy
 from common.outbound.fetching import Outbound
+from common.requests.images import ImageSource
 from tests.making import make_job
 from tests.unit.api.conftest import Api, data_url
 from tests.unit.api.fakes import picture

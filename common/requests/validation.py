@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from api.schemas.job_request import JobRequest
 from common.domain.errors import Invalid, Problem, nearest
+from common.requests.job import JobRequest
 
 Schema = Mapping[str, Any]
 Location = Sequence[str | int]

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import Strict, Text, check_text
-from api.schemas.images import ImageSource
-from api.schemas.webhooks import JobWebhookRequest
 from common.domain.capabilities import SCHEDULERS
 from common.domain.params import SEED_LIMIT
 from common.domain.sizes import MAX_SIDE, MIN_SIDE, SIZE_STEP
+from common.requests.base import Strict, Text, check_text
+from common.requests.images import ImageSource
+from common.requests.webhooks import JobWebhookRequest
 
 Lane = Literal["high", "normal", "low"]
 TaskName = Literal["txt2img", "img2img", "inpaint"]

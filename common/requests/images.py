@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.base import Strict, check_text
 from common.ids import is_id
+from common.requests.base import Strict, check_text
 
 MAX_DATA_BYTES: Final = 10 << 20
 MAX_URL_CHARACTERS: Final = 2000

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api.paces import Paces
 from common.catalogue_file import load_catalogue
 from common.db.tables import flows
 from common.db.workers import beat
 from common.domain.errors import Unavailable
+from common.paces import Paces
 from common.settings import Settings
 from tests.unit.api.conftest import WORKER, Api
 
@@ -25,7 +25,7 @@ class Looks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[dict[str, float]] | Exception = []
         self.count, self.now = 0, 100.0
-        monkeypatch.setattr("api.paces.look_at_paces", lambda *_: self._look())
+        monkeypatch.setattr("common.paces.look_at_paces", lambda *_: self._look())
         self.paces = Paces(self, CATALOGUE, fresh_seconds=30, clock=lambda: self.now)  # type: ignore[arg-type]
 
     @contextmanager

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-from api.schemas.job_request import JobRequest
 from common.db.tenants import Caller
 from common.domain.catalogue import Catalogue, ModelCard
 from common.domain.errors import Denied
@@ -13,6 +12,7 @@ from common.domain.remarks import SIZE_CODES, remarks
 from common.domain.settling import Given, settle
 from common.domain.sizes import Size
 from common.domain.wishes import Wishes, wishes_of
+from common.requests.job import JobRequest
 
 _ORDER: Final = (Lane.LOW, Lane.NORMAL, Lane.HIGH)
 
