@@ -13,7 +13,13 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _EXTENSION: Final = re.compile(r"[a-z0-9]{1,16}")
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 
-_KINDS: Final = {"inputs": "input", "results": "result", "steps": "step", "uploads": "upload"}
+_KINDS: Final = {
+    "inputs": "input",
+    "manifests": "manifest",
+    "results": "result",
+    "steps": "step",
+    "uploads": "upload",
+}
 _CONTENT_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".json": "application/json",
@@ -54,7 +60,7 @@ def manifest_key(tenant_id: str, batch_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyParts:
-    """What a key says of its object: `kind` is `input`, `result`, `step` or `upload`."""
+    """What a key says of its object: `kind` is `input`, `manifest`, `result`, `step` or `upload`."""
 
     key: str
     kind: str
