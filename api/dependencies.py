@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, Protocol
 from anyio import CapacityLimiter, fail_after
 from fastapi import Depends, Request
 
+from api.batch_outlooks import BatchOutlooks
+from api.live.batches import BatchWatch
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
@@ -60,7 +62,8 @@ class UrlCheck(Protocol):
 class Services:
     """Everything that a request may need.
 
-    `submits` bounds the threads that accept jobs, so that reads stay quick; `bodies` the request bodies in memory.
+    `submits` bounds the threads that accept jobs, so that reads stay quick; `bodies` the request bodies in memory,
+    `manifests` those that are written to temporary files, `downloads` the threads that make long answers.
     """
 
     settings: Settings
@@ -73,11 +76,15 @@ class Services:
     vault: Vault
     paces: Paces
     outlooks: Outlooks
+    batch_outlooks: BatchOutlooks
     room: WaitingRoom
+    batch_watch: BatchWatch
     metrics: Metrics
     draining: Event
     submits: CapacityLimiter
     bodies: CapacityLimiter
+    manifests: CapacityLimiter
+    downloads: CapacityLimiter
 
 
 def services_of(request: Request) -> Services:
@@ -92,15 +99,15 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 @asynccontextmanager
 async def room_for_a_body(services: Services) -> AsyncIterator[None]:
     """One of the few places for a body that is being read; raises `Unavailable` when none is free for ten seconds."""
-    try:
-        with fail_after(_BODY_WAIT_SECONDS):
-            await services.bodies.acquire()
-    except TimeoutError:
-        raise Unavailable("too many uploads at once") from None
-    try:
+    async with _place(services.bodies):
         yield
-    finally:
-        services.bodies.release()
+
+
+@asynccontextmanager
+async def room_for_a_manifest(services: Services) -> AsyncIterator[None]:
+    """The same for a manifest, which may be long on its way and takes no place from the bodies of jobs."""
+    async with _place(services.manifests):
+        yield
 
 
 def accepts_query(*names: str) -> Any:
@@ -118,6 +125,19 @@ async def refuse_body(request: Request) -> None:
 def base_url(request: Request) -> str:
     """The address that clients reach us at, without the final slash; every URL of an answer starts with it."""
     return (services_of(request).settings.public_url or str(request.base_url)).rstrip("/")
+
+
+@asynccontextmanager
+async def _place(places: CapacityLimiter) -> AsyncIterator[None]:
+    try:
+        with fail_after(_BODY_WAIT_SECONDS):
+            await places.acquire()
+    except TimeoutError:
+        raise Unavailable("too many uploads at once") from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _query_check(names: tuple[str, ...]) -> Callable[[Request], Awaitable[None]]:

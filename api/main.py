@@ -9,6 +9,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from api.auth import check_door
+from api.batch_bodies import MOST_BODY_BYTES
 from api.dependencies import Bell, Decoder, UrlCheck
 from api.errors import install_error_handlers
 from api.head import HeadAsGet
@@ -17,8 +18,8 @@ from api.metrics import Metrics
 from api.middleware import BodyLimit, Envelope
 from api.openapi import describe
 from api.parts import Parts, open_services
+from api.routes import batch_results, batches, deliveries, events, images, jobs, operations, uploads, usage, webhooks
 from api.routes import catalogue as catalogue_routes
-from api.routes import deliveries, events, images, jobs, operations, uploads, webhooks
 from api.server import run_server
 from common import failpoints
 from common.db.engine import Database
@@ -58,11 +59,24 @@ def create_app(
         redoc_url=None,
         lifespan=_lifespan(settings, parts, metrics, draining),
     )
-    for part in (jobs, events, images, uploads, webhooks, deliveries, catalogue_routes, operations):
+    for part in (
+        batch_results,
+        batches,
+        jobs,
+        events,
+        images,
+        uploads,
+        webhooks,
+        deliveries,
+        catalogue_routes,
+        usage,
+        operations,
+    ):
         app.include_router(part.router)
     install_error_handlers(app)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    manifests = {batches.router.prefix: max(MOST_BODY_BYTES, settings.max_body_bytes)}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, exceptions=manifests)
     app.add_middleware(Envelope, metrics=metrics, draining=draining)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
@@ -90,7 +104,7 @@ def _lifespan(
             app.state.services = services
             poller = Poller(services.database, services.outlooks, services.room)
             closing = services.room.close_after(draining, settings.linger_seconds)
-            async with running(poller.run(), closing):
+            async with running(poller.run(), services.batch_watch.run(), closing):
                 yield
 
     return lifespan

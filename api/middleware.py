@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Final
@@ -33,28 +33,29 @@ _log = structlog.get_logger()
 class BodyLimit:
     """Refuses a body above `max_bytes` with 413: at once when its length is declared, else where the limit is passed.
 
-    Only for bodies that are read; nothing is buffered here.
+    Only for bodies that are read; nothing is buffered here. `exceptions`: other limits, by path.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, exceptions: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._exceptions = exceptions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seen = 0
+        seen, max_bytes = 0, self._exceptions.get(scope["path"], self._max_bytes)
 
         async def receive_some() -> Message:
             nonlocal seen
-            if _declared_bytes(scope) > self._max_bytes:
-                raise _too_large(self._max_bytes)
+            if _declared_bytes(scope) > max_bytes:
+                raise _too_large(max_bytes)
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                raise _too_large(self._max_bytes)
+            if seen > max_bytes:
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, receive_some, send)

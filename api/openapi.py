@@ -5,9 +5,10 @@ from typing import Any, Final, get_args
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.batch_openapi import add_batch_bodies
 from common.domain.webhook_events import TEST_EVENT
 from common.requests.job import JobRequest
-from common.requests.webhooks import JobEvent, JobWebhookRequest
+from common.requests.webhooks import BatchEvent, JobEvent, JobWebhookRequest
 from common.webhook_body import LEFT_OUT
 
 _EXAMPLE: Final = {
@@ -40,6 +41,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
         )
         _add_job_bodies(document)
+        add_batch_bodies(document)
         _mark_problems(document)
         _add_deliveries(document)
         app.openapi_schema = document
@@ -93,8 +95,11 @@ def _mark_problems(document: dict[str, Any]) -> None:
 
 def _add_deliveries(document: dict[str, Any]) -> None:
     """What we send: one entry for each kind of event, as OpenAPI 3.1 has it."""
-    document["components"]["schemas"]["JobEventData"] = _event_data(document["components"]["schemas"]["Job"])
-    document["webhooks"] = {kind: {"post": _delivery(kind)} for kind in (*_JOB_EVENTS, TEST_EVENT)}
+    schemas = document["components"]["schemas"]
+    schemas["JobEventData"] = _event_data(schemas["Job"])
+    schemas["BatchEventData"] = _batch_event_data(schemas["Batch"])
+    kinds = (*_JOB_EVENTS, *get_args(BatchEvent), TEST_EVENT)
+    document["webhooks"] = {kind: {"post": _delivery(kind)} for kind in kinds}
 
 
 def _event_data(job: dict[str, Any]) -> dict[str, Any]:
@@ -111,12 +116,29 @@ def _event_data(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _batch_event_data(batch: dict[str, Any]) -> dict[str, Any]:
+    """The Batch, of which line errors and metadata may be cut."""
+    truncated = {"type": "array", "items": {"type": "string"}, "description": "Members that were cut."}
+    return {
+        "title": "BatchEventData",
+        "description": "The Batch at its end; `status` says which: a rejected one is told as `batch.completed` too.",
+        "type": "object",
+        "properties": {**batch["properties"], "truncated": truncated},
+        "required": batch["required"],
+    }
+
+
+def _data_of(kind: str) -> dict[str, Any]:
+    if kind == TEST_EVENT:
+        return {"type": "object", "properties": {"webhook": {"type": "string"}}, "required": ["webhook"]}
+    return _reference("BatchEventData" if kind in get_args(BatchEvent) else "JobEventData")
+
+
 def _delivery(kind: str) -> dict[str, Any]:
-    test = {"type": "object", "properties": {"webhook": {"type": "string"}}, "required": ["webhook"]}
     members = {
         "type": {"type": "string", "const": kind},
         "timestamp": {"type": "string", "format": "date-time", "description": "When it came about."},
-        "data": test if kind == TEST_EVENT else _reference("JobEventData"),
+        "data": _data_of(kind),
     }
     schema = {"type": "object", "properties": members, "required": list(members)}
     return {

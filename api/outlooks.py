@@ -60,7 +60,7 @@ class Outlooks:
         """What this job may expect. Reads the database when the last look is a second old: not for an event loop."""
         if job.state.is_terminal:
             return UNKNOWN
-        forecast = self._forecast(job.pool)
+        forecast = self.forecast(job.pool)
         return UNKNOWN if forecast is None else forecast.of(job)
 
     def peek(self, job: JobSnapshot) -> Outlook:
@@ -70,11 +70,11 @@ class Outlooks:
 
     def refresh(self, pool: str) -> None:
         """Look at the pool, unless somebody has within the last second. Reads the database."""
-        self._forecast(pool)
+        self.forecast(pool)
 
     def of_new(self, *, pool: str, tenant_id: str, lane: Lane, model: str, cost: float) -> Outlook:
         """What a job may expect that is submitted now; its position is that of its tag. Reads the database."""
-        forecast = self._forecast(pool)
+        forecast = self.forecast(pool)
         if forecast is None:
             return Outlook(run_seconds=cost)
         start = self._read(lambda connection: next_start(connection, pool=pool, tenant_id=tenant_id, lane=lane))
@@ -82,8 +82,8 @@ class Outlooks:
             return Outlook(run_seconds=forecast.seconds(model, cost))
         return forecast.of_new(start, model, cost)
 
-    def _forecast(self, pool: str) -> Forecast | None:
-        """The forecast of a look that is fresh, or that somebody else is about to replace."""
+    def forecast(self, pool: str) -> Forecast | None:
+        """That of a look that is fresh, or that somebody else is about to replace; None while the database is away."""
         seat = self._pool(pool)
         if self._is_within(seat, _FRESH_SECONDS):
             return self._within(seat, _FRESH_SECONDS)

@@ -8,8 +8,10 @@ from typing import Final
 
 from anyio import CapacityLimiter
 
+from api.batch_outlooks import BatchOutlooks
 from api.dependencies import Bell, Decoder, Services, UrlCheck
 from api.descriptors import places_to_wait
+from api.live.batches import BatchWatch
 from api.live.room import WaitingRoom
 from api.metrics import Metrics
 from api.outlooks import Outlooks
@@ -24,6 +26,8 @@ from common.vault import Vault, open_vault
 
 _SUBMIT_THREADS: Final = 8
 _BODIES: Final = 8
+_MANIFESTS: Final = 4
+_DOWNLOADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
     with ExitStack() as stack:
         database = parts.database or _open_database(settings, stack)
         catalogue = parts.catalogue or load_catalogue(settings)
+        outlooks = Outlooks(database, catalogue, fresh_seconds=settings.lease_seconds)
+        batch_outlooks = BatchOutlooks(database, outlooks)
+        room = WaitingRoom(places_to_wait(settings.max_waiters), metrics)
         yield Services(
             settings=settings,
             database=database,
@@ -55,12 +62,16 @@ def open_services(settings: Settings, parts: Parts, metrics: Metrics, draining: 
             outbound=parts.outbound or _open_outbound(settings),
             vault=parts.vault or open_vault(settings),
             paces=Paces(database, catalogue, fresh_seconds=settings.lease_seconds),
-            outlooks=Outlooks(database, catalogue, fresh_seconds=settings.lease_seconds),
-            room=WaitingRoom(places_to_wait(settings.max_waiters), metrics),
+            outlooks=outlooks,
+            batch_outlooks=batch_outlooks,
+            room=room,
+            batch_watch=BatchWatch(database, batch_outlooks, room),
             metrics=metrics,
             draining=draining,
             submits=CapacityLimiter(_SUBMIT_THREADS),
             bodies=CapacityLimiter(_BODIES),
+            manifests=CapacityLimiter(_MANIFESTS),
+            downloads=CapacityLimiter(_DOWNLOADS),
         )
 
 

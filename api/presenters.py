@@ -5,7 +5,7 @@ from typing import Any
 
 from common.clock import to_rfc3339
 from common.db.deliveries import Delivery
-from common.db.queue_stats import LaneDepth
+from common.db.queue_stats import Depth
 from common.db.webhooks import Webhook
 from common.domain.catalogue import AdapterCard, ModelCard
 from common.ids import is_id
@@ -35,11 +35,12 @@ def _present_adapter(adapter: AdapterCard) -> dict[str, str]:
     return {"id": adapter.id, "title": adapter.title, "licence": adapter.licence, "note": adapter.note}
 
 
-def present_lane(lane: LaneDepth) -> dict[str, Any]:
-    """One lane of the queue."""
-    age = max(0.0, (lane.seen_at - lane.oldest_at).total_seconds())
-    members = {"pool": lane.pool, "lane": lane.lane, "queued": lane.queued, "held": lane.held}
-    return members | {"oldest_seconds": round(age, 3)}
+def present_depth(depth: Depth) -> dict[str, Any]:
+    """One lane of the queue, or one model in it."""
+    age = max(0.0, (depth.seen_at - depth.oldest_at).total_seconds())
+    model = {} if depth.model is None else {"model": depth.model}
+    counts = {"queued": depth.queued, "held": depth.held, "oldest_seconds": round(age, 3)}
+    return {"pool": depth.pool, "lane": depth.lane, **model, **counts}
 
 
 def webhook_url(base: str, webhook_id: str) -> str:
@@ -76,6 +77,7 @@ def present_delivery(delivery: Delivery) -> dict[str, Any]:
         "id": delivery.id,
         "webhook": delivery.webhook_id,
         "job": delivery.subject_id if is_id(delivery.subject_id or "", "job") else None,
+        "batch": delivery.subject_id if is_id(delivery.subject_id or "", "bat") else None,
         "event": delivery.kind,
         "event_id": delivery.event_id,
         "url": delivery.url,

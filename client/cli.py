@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import access, doctor, follow, jobs, models, roles, show_params, webhooks
+from client.commands import access, batch, batches, doctor, follow, jobs, models, roles, show_params, webhooks
 from client.commands.failing import Failure, needs
 from client.commands.options import DataDir
 from client.errors import ClientError, DarkroomAPIError
@@ -21,8 +21,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (jobs.app, follow.app, webhooks.app, show_params.app, roles.app, doctor.app):
+for part in (jobs.app, batch.app, follow.app, webhooks.app, show_params.app, roles.app, doctor.app):
     app.add_typer(part)
+app.add_typer(batches.app, name="batches")
 app.add_typer(models.app, name="models")
 app.add_typer(webhooks.endpoints, name="webhooks")
 app.add_typer(access.keys, name="keys")

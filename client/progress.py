@@ -72,9 +72,9 @@ def describe_outlook(job: Job) -> str:
         return ""
     if job.status == "queued":
         start = (job.raw.get("queue") or {}).get("eta_seconds")
-        return "" if start is None else f", starts in {_duration(start)}"
+        return "" if start is None else f", starts in {describe_duration(start)}"
     left = job.progress.eta_seconds
-    return "" if left is None else f", {_duration(left)} left"
+    return "" if left is None else f", {describe_duration(left)} left"
 
 
 def _place(job: Job) -> str:
@@ -87,7 +87,8 @@ def _place(job: Job) -> str:
     return f", {position} before it" if position else ", next"
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `1.5 h`."""
     if seconds < 1:
         return "less than 1 s"
     if seconds < _MINUTE:

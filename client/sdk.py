@@ -18,17 +18,26 @@ from typing import Any, Self, overload
 
 import httpx
 
-from client.direct_upload import upload_directly
+from client.batch import Batch, BatchResult
+from client.batches import Batches
+from client.delivery_log import DeliveryLog
+from client.direct_upload import DirectRoad
 from client.errors import ClientError, ConnectionFailed, DarkroomAPIError, WaitTimeout, WebhookVerificationError
 from client.job import Job, Progress, ResultImage
+from client.saving import save
 from client.streaming import JobEvent, JobStream
 from client.transport import Transport, quoted, read_body
 from client.uploads import DIRECT_BYTES, Source, Upload, declaration_of, read_part, split_sources
 from client.waiting import Wait
-from client.webhook_endpoints import Delivery, Webhook, Webhooks, list_deliveries, redeliver, redeliver_many
+from client.webhook_endpoints import Delivery, Webhook, Webhooks
 from client.webhooks import WebhookEvent, verify_webhook
+from common.domain.batch import BatchCounts
 
 __all__ = [
+    "Batch",
+    "BatchCounts",
+    "BatchResult",
+    "Batches",
     "ClientError",
     "ConnectionFailed",
     "Darkroom",
@@ -48,9 +57,9 @@ __all__ = [
 ]
 
 
-class Darkroom:
+class Darkroom(DeliveryLog):
     """A Darkroom server. Safe to share between threads; close it, or use it as a context manager. `webhooks` are the
-    endpoints that it tells of every job.
+    endpoints that it tells of every job, `batches` are many jobs handed in at once.
 
     An answer may take `timeout` seconds. What fails on the way is tried again for up to `retry_seconds`: a submit and a
     retry because they carry an Idempotency-Key, all else because twice is as good as once. Every method raises
@@ -71,9 +80,10 @@ class Darkroom:
         def connect(url: str, key: str | None) -> Transport:
             return Transport(url, key, timeout, retry_seconds, transport=transport, sleep=sleep, clock=clock)
 
-        self._connect = connect
         self._transport = connect(base_url, api_key)
+        self._direct = DirectRoad(self._transport, lambda url: connect(url, None))
         self.webhooks = Webhooks(self._transport)
+        self.batches = Batches(self._transport, self)
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +95,7 @@ class Darkroom:
 
     def close(self) -> None:
         """Close every connection."""
+        self._direct.close()
         self._transport.close()
 
     def submit(
@@ -117,16 +128,22 @@ class Darkroom:
             content["timeout"] = self._transport.patience(wait)
         return self._job(self._transport.request("POST", "v1/jobs", may_repeat=True, headers=headers, **content))
 
-    def upload(self, image: str | os.PathLike[str] | bytes) -> Upload:
+    def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the server would make of this job request, with an estimate; nothing is stored. Raises if wrong."""
+        asked = {"params": {"dry_run": "true"}, "json": dict(request)}
+        return read_body(self._transport.request("POST", "v1/jobs", may_repeat=True, **asked))
+
+    def upload(self, image: str | os.PathLike[str] | bytes, *, directly: bool = False) -> Upload:
         """Send a picture ahead of any number of jobs; the server keeps it for a day.
 
-        One of more than 8 MB goes straight to the object store, where the server has one, and without the key.
-        Raises OSError for a file that cannot be read.
+        One of more than 8 MB, or `directly` any, goes straight to the object store, where the server has one, and
+        without the key. Raises OSError for a file that cannot be read.
         """
         file = read_part(image, "image")
-        declared = declaration_of(file.data) if len(file.data) > DIRECT_BYTES else None
-        if declared is not None:
-            return upload_directly(self._transport, lambda url: self._connect(url, None), file, declared)
+        if len(file.data) > DIRECT_BYTES or (directly and self._direct.has_store is not False):
+            declared = declaration_of(file.data)
+            if declared is not None:
+                return self._direct.upload(file, declared)
         part = {"file": file.as_part()}
         return Upload(read_body(self._transport.request("POST", "v1/uploads", may_repeat=True, files=part)))
 
@@ -224,6 +241,13 @@ class Darkroom:
         """The one implementation of `download` here and at `Job`."""
         return self._fetch(f"v1/jobs/{quoted(job_id)}/images/{index}", path)
 
+    def save_image(self, job_id: str, index: int, path: str | os.PathLike[str], *, sha256: str | None = None) -> Path:
+        """The file that one finished picture was written to, which is whole as soon as it has this name.
+
+        Never in memory as a whole; with `sha256` what comes is compared. Raises OSError, and `ClientError`.
+        """
+        return save(self._transport, f"v1/jobs/{quoted(job_id)}/images/{index}", Path(path), sha256)
+
     @overload
     def fetch_grid(self, job_id: str, path: None = None) -> bytes: ...
 
@@ -239,36 +263,6 @@ class Darkroom:
         answer = self._get(f"v1/jobs/{quoted(job_id)}/preview", headers={"Accept": "*/*"})
         return None if answer.status_code == httpx.codes.NO_CONTENT else answer.content
 
-    def deliveries(
-        self, *, job: str | None = None, webhook: str | None = None, status: str | None = None
-    ) -> Iterator[Delivery]:
-        """What webhooks were told or will be, newest first: all, or those of a job, of an endpoint, with a status."""
-        return list_deliveries(self._transport, {"job": job, "webhook": webhook, "status": status})
-
-    def delivery(self, delivery_id: str) -> Delivery:
-        """One delivery; `raw["body"]` is what is sent."""
-        return Delivery(read_body(self._get(f"v1/deliveries/{quoted(delivery_id)}")))
-
-    def redeliver(self, delivery_id: str) -> Delivery:
-        """Send a delivery once more, whatever became of it; its id for the receiver is the same."""
-        return redeliver(self._transport, delivery_id)
-
-    def redeliver_failed(
-        self,
-        *,
-        job: str | None = None,
-        webhook: str | None = None,
-        created_after: str | None = None,
-        created_before: str | None = None,
-    ) -> int:
-        """Send again what failed for good, all or within these bounds (RFC 3339 times). Returns how many."""
-        bounds = {"created_after": created_after, "created_before": created_before}
-        return redeliver_many(self._transport, {"job": job, "webhook": webhook, "status": "failed", **bounds})
-
-    def redeliver_pending(self, *, job: str | None = None, webhook: str | None = None) -> int:
-        """Send now what waits for its next attempt. Returns how many."""
-        return redeliver_many(self._transport, {"job": job, "webhook": webhook, "status": "pending"})
-
     def models(self) -> list[dict[str, Any]]:
         """The catalogue: every model with its tasks, defaults and licence."""
         return list(read_body(self._get("v1/models"))["data"])
@@ -280,6 +274,10 @@ class Darkroom:
     def queue(self) -> dict[str, Any]:
         """How much is waiting, per pool."""
         return read_body(self._get("v1/queue"))
+
+    def usage(self, days: int = 30) -> dict[str, Any]:
+        """What you have used in the last `days` (1-90) UTC days, today first, and your limits."""
+        return read_body(self._get("v1/usage", params={"days": days}))
 
     def ready(self) -> dict[str, Any]:
         """The server's own word on its health, `{"status", "workers_ready"}`; raises when it is not ready."""

@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from client.errors import ClientError, ConnectionFailed, DarkroomAPIError
 from client.patience import RETRYABLE_STATUSES, parse_retry_after, retry_wait
+
+Result = TypeVar("Result")
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PAGE: Final = 100
@@ -93,15 +95,43 @@ class Transport:
         """
         plain = {"Accept": _EVENT_STREAM, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
         timeout = httpx.Timeout(self._timeout, read=silence_seconds)
+        with self._opened(path, headers={**plain, **headers}, timeout=timeout) as answer:
+            if answer.status_code != httpx.codes.NO_CONTENT and _content_type(answer) != _EVENT_STREAM:
+                raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
+            with _cut_after(answer, None if end_at is None else end_at - self.clock()):
+                yield answer
+
+    @contextmanager
+    def download(self, path: str, *, accept: str, params: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+        """One try at an answer of any size, for the block, to be read with `iter_bytes`.
+
+        Raises `DarkroomAPIError` for a refusal, and `ConnectionFailed`, in the block too.
+        """
+        with self._opened(path, headers={"Accept": accept}, params=params) as answer:
+            yield answer
+
+    def insist(self, attempt: Callable[[], Result]) -> Result:
+        """What `attempt` gives; it is made again for up to `retry_seconds` while it raises what may pass."""
+        give_up_at = self.clock() + self.retry_seconds
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return attempt()
+            except ClientError as error:
+                wait = retry_wait(tries, error.retry_after_seconds if isinstance(error, DarkroomAPIError) else None)
+                if not may_pass(error) or self.clock() + wait > give_up_at:
+                    raise
+            self.sleep(wait)
+
+    @contextmanager
+    def _opened(self, path: str, **options: Any) -> Iterator[httpx.Response]:
         try:
-            with self._http.stream("GET", path, headers={**plain, **headers}, timeout=timeout) as answer:
+            with self._http.stream("GET", path, **options) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _as_error(answer, self._http.base_url)
-                if answer.status_code != httpx.codes.NO_CONTENT and _content_type(answer) != _EVENT_STREAM:
-                    raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
-                with _cut_after(answer, None if end_at is None else end_at - self.clock()):
-                    yield answer
+                yield answer
         except httpx.RequestError as error:
             raise _as_error(error, self._http.base_url) from error
 
@@ -123,6 +153,13 @@ def read_body(answer: httpx.Response) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ClientError(f"{answer.url} does not answer as a Darkroom server does")
     return body
+
+
+def may_pass(error: ClientError) -> bool:
+    """Whether the same request may succeed later, as when there was no answer."""
+    if isinstance(error, DarkroomAPIError):
+        return error.status in RETRYABLE_STATUSES or error.code == "idempotency_in_flight"
+    return isinstance(error, ConnectionFailed)
 
 
 def quoted(text: str) -> str:

@@ -4,9 +4,13 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from common.clock import to_rfc3339
-from common.domain.batch import BatchOutlook, BatchSnapshot
+from common.domain.batch import BatchOutlook, BatchSnapshot, BatchState
 
 UNKNOWN: Final = BatchOutlook()
+
+_LONGEST_POLL_SECONDS: Final = 30
+_POLLS_OF_A_WAIT: Final = 3
+_POLL_SECONDS: Final = 5
 
 
 def present_batch(batch: BatchSnapshot, base: str, outlook: BatchOutlook = UNKNOWN) -> dict[str, Any]:
@@ -48,3 +52,24 @@ def present_batch(batch: BatchSnapshot, base: str, outlook: BatchOutlook = UNKNO
 def batch_url(base: str, batch_id: str) -> str:
     """The address of a batch."""
     return f"{base}/v1/batches/{batch_id}"
+
+
+def batch_etag(batch: BatchSnapshot, outlook: BatchOutlook) -> str:
+    """Changes whenever the answer does: version, wish to cancel, lines, counts, and position.
+
+    Seconds to wait alone change nothing.
+    """
+    parts = [str(batch.version), *(["c"] if batch.cancel_requested else [])]
+    parts += [f"{batch.validated}-{batch.inserted}", *(str(number) for number in asdict(batch.counts).values())]
+    if outlook.position is not None:
+        parts.append(f"q{outlook.position}{'+' if outlook.is_lower_bound else ''}")
+    return f'"{".".join(parts)}"'
+
+
+def poll_seconds(batch: BatchSnapshot, outlook: BatchOutlook) -> int:
+    """When to look again, 1 to 30: soon at a batch that is about to change, else after a third of what is to come."""
+    if batch.state is BatchState.VALIDATING or batch.cancel_requested:
+        return 1
+    if outlook.eta_seconds is None:
+        return _POLL_SECONDS
+    return max(1, min(_LONGEST_POLL_SECONDS, int(outlook.eta_seconds / _POLLS_OF_A_WAIT)))

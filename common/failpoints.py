@@ -23,6 +23,9 @@ NAMES: Final = frozenset(
         "api.inserted",  # the rows are written, not committed
         "api.committed",  # committed, the bell has not rung, the client has no answer
         "api.rang",  # the bell has rung, the client has no answer
+        "api.batch_stored",  # a manifest lies in the store, its batch does not stand
+        "api.batch_inserted",  # the batch is written, not committed
+        "api.batch_committed",  # committed, no courier has been rung for, the client has no answer
         "worker.claimed",  # the claim is committed, nothing is loaded
         "worker.loaded",  # the inputs are in memory
         "worker.step",  # a frame has taken a step
@@ -32,6 +35,9 @@ NAMES: Final = frozenset(
         "worker.committed",  # the end is committed, the process does not know what comes next
         "sweeper.page",  # some rows of a page are rescued, not committed
         "courier.posted",  # a webhook was called, its delivery does not know
+        "courier.batch_validated_chunk",  # some lines are checked, and the cursor says so
+        "courier.batch_chunk_inserted",  # the jobs of some lines are written, not committed
+        "courier.batch_chunk_committed",  # they are committed, their pools have not been rung for
         "courier.stored",  # a fetched image lies in the store, its job does not know
         "cleaner.deleting",  # an object is deleted, its row is not
     }

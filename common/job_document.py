@@ -20,6 +20,7 @@ __all__ = [
     "present_job",
     "present_progress",
     "present_queue",
+    "present_result",
 ]
 
 
@@ -155,8 +156,13 @@ def present_image(job: JobSnapshot, image: StoredImage, url: str) -> dict[str, A
     """
     steps = sum(not one.refines for one in job.params.passes)
     kept = image.index // job.params.num_images
-    place = {"index": image.index, "step": kept if job.params.keep == "all" else steps - 1, "seed": image.seed}
-    address = {"url": f"{url}/images/{image.index}", "url_expires_at": to_rfc3339(job.expires_at)}
+    return present_result(image, url, kept if job.params.keep == "all" else steps - 1, job.expires_at)
+
+
+def present_result(image: StoredImage, url: str, step: int, expires_at: datetime | None) -> dict[str, Any]:
+    """One result of the job at `url`, made by this step of its chain."""
+    place = {"index": image.index, "step": step, "seed": image.seed}
+    address = {"url": f"{url}/images/{image.index}", "url_expires_at": to_rfc3339(expires_at)}
     return place | _present_file(image) | address
 
 

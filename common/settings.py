@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         "than its limit of open files (`ulimit -n`, raised to the hard limit at the start) less 256.",
     )
     courier_threads: int = Field(4, ge=1, le=64, description="Errands that one courier runs at once.")
+    batch_chunk: int = Field(
+        5000, ge=1, le=20_000, description="Lines of a batch that one transaction checks or writes."
+    )
     result_url_seconds: int = Field(900, ge=10, description="Life of a presigned result URL, in seconds.")
 
     pool: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Pool that a worker serves.")

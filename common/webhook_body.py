@@ -1,4 +1,4 @@
-"""What a webhook says: the Job without its words, as it was when the event came about. Pure."""
+"""What a webhook says: the Job without its words, or the Batch, as it was when the event came about. Pure."""
 
 import json
 from collections.abc import Callable
@@ -57,16 +57,17 @@ def job_data(kind: str, version: int, created_at: datetime, job: JobSnapshot, ba
 def body_text(kind: str, created_at: datetime, data: dict[str, Any]) -> str:
     """The body as it is sent, shorter than `MAX_BYTES` in UTF-8.
 
-    Where it would be longer, images, metadata, tags and the details of the error are left out one after the other until
-    it fits, and `data.truncated` names what was.
+    Where it would be longer, images, errors of lines, metadata, tags and the details of the error are left out one
+    after the other until it fits, and `data.truncated` names what was.
     """
     truncated: list[str] = []
-    for name, shorten in _SHORTENINGS.items():
+    for name, shorten in _SHORTENINGS:
         text = _text(kind, created_at, data)
         if len(text.encode()) < MAX_BYTES:
             return text
-        truncated.append(name)
-        data = data | {name: shorten(data.get(name)), "truncated": list(truncated)}
+        if name in data:
+            truncated += [name] if name not in truncated else []
+            data = data | {name: shorten(data[name]), "truncated": list(truncated)}
     return _text(kind, created_at, data)
 
 
@@ -81,9 +82,12 @@ def _short_error(error: Any) -> Any:
     return error | {"detail": str(error.get("detail", ""))[:_MAX_DETAIL], "errors": []}
 
 
-_SHORTENINGS: Final[dict[str, Callable[[Any], Any]]] = {
-    "images": lambda _: [],
-    "metadata": lambda _: {},
-    "tags": lambda _: [],
-    "error": _short_error,
-}
+_SHORTENINGS: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
+    ("images", lambda _: []),
+    ("errors", lambda errors: errors[:30]),
+    ("errors", lambda errors: errors[:10]),
+    ("errors", lambda _: []),
+    ("metadata", lambda _: {}),
+    ("tags", lambda _: []),
+    ("error", _short_error),
+)

@@ -13,12 +13,15 @@ from typing import Any, Final
 import structlog
 
 from common import failpoints
+from common.batch_document import present_batch
 from common.clock import monotonic_seconds, to_rfc3339
 from common.db.dispatching import Taken, put_back
 from common.db.outcomes import keep_body, settle
+from common.domain.batch import BatchSnapshot
 from common.domain.delivery import Decision, Outcome, decide, retry_after_seconds
 from common.domain.errors import Unavailable
 from common.domain.snapshot import JobSnapshot
+from common.ids import is_id
 from common.outbound.errors import LookupsBusy, OutboundError
 from common.outbound.fetching import Posted
 from common.signing import key_of, sign
@@ -60,8 +63,9 @@ class _Result:
 def deliver(tools: Tools, call: Call) -> None:
     """Make one attempt. Whatever happens ends in the delivery's log, or by the end of its lease; raises nothing."""
     taken = call.taken
+    subject = {"batch_id" if is_id(taken.subject_id or "", "bat") else "job_id": taken.subject_id}
     with structlog.contextvars.bound_contextvars(
-        delivery_id=taken.id, job_id=taken.subject_id, kind=taken.kind, attempt=taken.attempt
+        delivery_id=taken.id, **subject, kind=taken.kind, attempt=taken.attempt
     ):
         try:
             _deliver(tools, call)
@@ -129,11 +133,13 @@ def _body(tools: Tools, call: Call) -> str | None:
     """The exact text to send, the same at every attempt; None when the delivery is no longer ours."""
     taken = call.taken
 
-    def build(job: JobSnapshot | None, device: str | None) -> str:
+    def build(subject: JobSnapshot | BatchSnapshot | None, device: str | None) -> str:
         data: dict[str, Any] = {"webhook": taken.webhook_id}
-        if job is not None and taken.version is not None:
-            base = base_url(tools.settings)
-            data = job_data(taken.kind, taken.version, taken.created_at, job, base, device)
+        base = base_url(tools.settings)
+        if isinstance(subject, BatchSnapshot):
+            data = present_batch(subject, base)
+        elif subject is not None and taken.version is not None:
+            data = job_data(taken.kind, taken.version, taken.created_at, subject, base, device)
         return body_text(taken.kind, taken.created_at, data)
 
     if taken.body:

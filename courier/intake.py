@@ -1,4 +1,6 @@
-"""The errand of images given by URL: fetch, decode in a child process, store our own picture, let the job be claimed.
+"""The errand of images that jobs await: read, decode in a child process, store our own picture, let the job be claimed.
+
+They are given by URL, or by a line of a batch as the result of an earlier job.
 
 What may pass is tried again, up to three times; what will not fails the job. That our own store or decoder is away is
 not the image's fault and spends no try; that couriers die over an image is, so that ends too.
@@ -9,15 +11,16 @@ from typing import Any, Final
 import structlog
 
 from common import failpoints
+from common.db.earlier_jobs import find_earlier
 from common.db.intakes import Intake, complete, fail, retry_later, take
-from common.db.objects import announce
 from common.domain.errors import Invalid, JobFailure, problem_document
-from common.domain.job import InputRef
 from common.images.sandbox import DecoderUnavailable
-from common.images.untrusted import DecodedImage, ImageRejected
+from common.images.untrusted import ImageRejected
 from common.outbound.errors import FileTooLong, LookupsBusy, OutboundError
-from common.storage.keys import input_key
-from common.storage.port import StoreUnavailable
+from common.requests.images import RESULT_SCHEME, source_of
+from common.requests.references import require_result
+from common.storage.port import ObjectMissing, StoreUnavailable
+from courier.pictures import store_picture
 from courier.tools import Tools
 
 MOST_TRIES: Final = 3
@@ -53,6 +56,8 @@ def _run(tools: Tools, intake: Intake) -> None:
         # An unknown format is a matter of headers at the API; here it is an image that cannot be read.
         code = "image_too_large" if error.code == "image_too_large" else "image_unreadable"
         _fail(tools, intake, JobFailure(error.detail, code=code).as_dict())
+    except JobFailure as error:
+        _fail(tools, intake, error.as_dict())
     except Invalid as error:
         _fail(tools, intake, problem_document(error.code, error.detail, problems=error.problems))
     except (StoreUnavailable, DecoderUnavailable) as error:
@@ -66,21 +71,26 @@ def _run(tools: Tools, intake: Intake) -> None:
 
 def _bring(tools: Tools, intake: Intake) -> str | None:
     """The pool to ring, if the job may be claimed now."""
-    max_bytes = tools.settings.max_image_bytes
-    fetched = tools.outbound.fetch(intake.url, max_bytes=max_bytes, total_seconds=FETCH_SECONDS)
-    image = tools.decoder.decode(fetched.body)
-    reference = _store(tools, intake.tenant_id, image)
+    image = tools.decoder.decode(_read(tools, intake))
+    reference = store_picture(tools, intake.tenant_id, image)
     failpoints.hit("courier.stored")
     with tools.database.write() as connection:
         return complete(connection, intake, reference, tools.catalogue, has_alpha=image.has_alpha)
 
 
-def _store(tools: Tools, tenant_id: str, image: DecodedImage) -> InputRef:
-    key = input_key(tenant_id, image.sha256)
-    reference = InputRef(key, image.sha256, len(image.png), image.width, image.height)
-    tools.database.transact(lambda connection: announce(connection, tenant_id, reference))
-    tools.store.put(key, image.png, "image/png", if_absent=True)
-    return reference
+def _read(tools: Tools, intake: Intake) -> bytes:
+    """The file: from the net, or a result of an earlier job from our own store."""
+    if not intake.url.startswith(RESULT_SCHEME):
+        max_bytes = tools.settings.max_image_bytes
+        return tools.outbound.fetch(intake.url, max_bytes=max_bytes, total_seconds=FETCH_SECONDS).body
+    source = source_of(intake.url)
+    assert source.job is not None
+    try:
+        with tools.database.read() as connection:
+            job = find_earlier(connection, intake.tenant_id, [source.job]).get(source.job)
+        return tools.store.get(require_result(job, source.index or 0, f"/{intake.role}").key)
+    except (Invalid, ObjectMissing):
+        raise JobFailure("the image of the earlier job is no longer there", code="input_missing") from None
 
 
 def _on_outbound_error(tools: Tools, intake: Intake, error: OutboundError) -> None:

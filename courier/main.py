@@ -25,6 +25,7 @@ from common.logging import configure_logging
 from common.outbound.fetching import Outbound
 from common.outbound.policy import outbound_policy
 from common.outbound.resolving import SystemResolver
+from common.paces import Paces
 from common.queue.celery_app import COURIER_QUEUE, create_celery, quiet_celery
 from common.queue.consuming import consume, keep_signals
 from common.queue.doorbell import open_doorbell
@@ -73,6 +74,7 @@ class Courier:
             return
         _log.info("courier.draining")
         self._stop.set()
+        self._tools.stop.set()
         self._bell.set()
         self._dispatcher.stop()
         ends_at = monotonic_seconds() + self._settings.drain_seconds
@@ -138,6 +140,7 @@ def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
     decoder = stack.enter_context(ImageDecoder(processes=settings.decoders, limits=limits))
     doorbell = open_doorbell(settings, lambda pool: _live(database, settings, pool))
     stack.callback(doorbell.close)
+    catalogue = load_catalogue(settings)
     return Tools(
         settings=settings,
         database=database,
@@ -146,7 +149,8 @@ def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
         outbound=Outbound(outbound_policy(settings), SystemResolver(max_lookups=lookups)),
         vault=open_vault(settings),
         doorbell=doorbell,
-        catalogue=load_catalogue(settings),
+        catalogue=catalogue,
+        paces=Paces(database, catalogue, fresh_seconds=settings.lease_seconds),
         worker_id=new_id("wrk"),
     )
 

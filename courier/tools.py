@@ -1,12 +1,14 @@
 """What the errands work with."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from common.db.engine import Database
 from common.domain.catalogue import Catalogue
 from common.images.untrusted import DecodedImage
 from common.outbound.fetching import Outbound
+from common.paces import Paces
 from common.settings import Settings
 from common.storage.port import ObjectStore
 from common.vault import Vault
@@ -28,7 +30,10 @@ class Bell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """One set per process, used by all its threads; `worker_id` is fresh for every process and names its leases."""
+    """One set per process, used by all its threads; `worker_id` is fresh for every process and names its leases.
+
+    Once `stop` is set, an errand that takes long ends where it can be taken up again.
+    """
 
     settings: Settings
     database: Database
@@ -38,4 +43,6 @@ class Tools:
     vault: Vault
     doorbell: Bell
     catalogue: Catalogue
+    paces: Paces
     worker_id: str
+    stop: threading.Event = field(default_factory=threading.Event)

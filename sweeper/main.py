@@ -11,7 +11,7 @@ import structlog
 from common import failpoints
 from common.db import rescue
 from common.db.engine import Contention, Database
-from common.db.forgetting import forget_deliveries, forget_job_webhooks
+from common.db.forgetting import forget_deliveries, forget_own_webhooks
 from common.db.intakes import forget_intakes
 from common.db.uploads import forget_expired
 from common.db.workers import count_live
@@ -107,7 +107,7 @@ class Sweeper:
         while self._database.transact(lambda connection: forget_deliveries(connection, log_seconds)):
             pass
         self._webhooks_looked_to = self._database.transact(
-            lambda connection: forget_job_webhooks(connection, log_seconds, after)
+            lambda connection: forget_own_webhooks(connection, log_seconds, after)
         )
 
 

@@ -26,6 +26,7 @@ from worker.engine.port import (
     Stepped,
 )
 from worker.failures import is_device_lost
+from worker.metering import Meter
 from worker.pace import Pace
 from worker.residency import Residency
 from worker.roster import Roster
@@ -74,6 +75,7 @@ class Executor:
         self._loading: set[str] = set()
         self._turns = TurnTaker()
         self.usage = Usage(time.monotonic)
+        self._meter = Meter(lambda: time.monotonic() - self.usage.waited_seconds(), roster.charge)
         self.throughput = Throughput()
         self._stop = threading.Event()
         self._park = threading.Event()
@@ -222,10 +224,12 @@ class Executor:
         model = self._turns.next(counts)
         self._watchdog.expect_a_step(_kind_of([one for one in self._joined.values() if one.params.model == model]))
         began, waited_before = time.monotonic(), self.usage.waited_seconds()
+        self._meter.begin(ref for ref, one in self._joined.items() if one.params.model == model)
         try:
             self._busy[model].tick(self._take)
         finally:
             self._watchdog.rest()
+            self._meter.settle()
         seconds = time.monotonic() - began
         self._turns.charge(model, seconds, counts[model])
         self.throughput.charge(model, max(0.0, seconds - (self.usage.waited_seconds() - waited_before)))
@@ -258,6 +262,7 @@ class Executor:
 
     def _leave(self, frame: Prepared) -> None:
         del self._joined[frame.ref]
+        self._meter.leave(frame.ref)
         self._most = min(self._capacity.frames, self._most + 1) if self._joined else self._capacity.frames
         self._pace.leave(frame.ref)
         if all(other.params.model != frame.params.model for other in self._joined.values()):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -36,7 +36,13 @@ class HeldJob:
     is_lost: bool = False
     has_begun_to_join: bool = False
     has_joined: bool = False
+    device_seconds: float = 0.0
     facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, object]:
+        """What the engine told of it, and its share of the device's time."""
+        return self.facts | {"device_ms": round(self.device_seconds * 1000)}
 
     @property
     def is_unwanted(self) -> bool:
@@ -66,6 +72,13 @@ class Roster:
         """The job of a frame, if it is still held."""
         with self._lock:
             return self._jobs.get((ref.job_id, ref.fence))
+
+    def charge(self, refs: Iterable[FrameRef], seconds: float) -> None:
+        """Each of these frames took so many seconds of the device."""
+        with self._lock:
+            for ref in refs:
+                if held := self._jobs.get((ref.job_id, ref.fence)):
+                    held.device_seconds += seconds
 
     def remove(self, job: ClaimedJob) -> None:
         """Let go of a job that is concluded."""

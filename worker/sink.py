@@ -222,14 +222,15 @@ class Sink:
         elif won:
             self._finish(held)
         elif held.is_late:
-            self._fail(job, JobFailure("the deadline passed while the job ran", code="deadline_exceeded").as_dict())
+            self._fail(held, JobFailure("the deadline passed while the job ran", code="deadline_exceeded").as_dict())
         elif held.is_cancel_wished:
-            self._insist(lambda connection: claims.cancel_running(connection, job.id, job.fence))
+            taken = held.device_seconds
+            self._insist(lambda c: claims.cancel_running(c, job.id, job.fence, device_seconds=taken))
             _log.info("job.canceled")
         elif held.failure is not None:
             self._fail_or_retry(held, held.failure)
         else:
-            self._hand_back(job, TryAgain(refund=True), "released")
+            self._hand_back(held, TryAgain(refund=True), "released")
 
     def _finish(self, held: HeldJob) -> None:
         job, images = held.job, [held.results[index] for index in sorted(held.results)]
@@ -240,8 +241,8 @@ class Sink:
         _log.info("job.succeeded" if won else "job.refused", **held.facts)
 
     def _write_end(self, connection: Connection, held: HeldJob, images: list[StoredImage]) -> bool:
-        job, facts = held.job, held.facts
-        won = claims.finish(connection, job, images, facts, grid=held.grid, warnings=held.warnings)
+        own = (held.grid, held.warnings, held.device_seconds)
+        won = claims.finish(connection, held.job, images, held.metrics, *own)
         failpoints.hit("worker.in_commit")
         return won
 
@@ -254,9 +255,9 @@ class Sink:
         decision = after_failure(verdict.kind, verdict.code, tries=job.tries, max_tries=job.max_tries, jitter=jitter)
         _log.warning("job.attempt_failed", kind=verdict.kind, code=verdict.code, exc_info=error)
         if isinstance(decision, GiveUp):
-            self._fail(job, JobFailure(verdict.detail, code=decision.code).as_dict())
+            self._fail(held, JobFailure(verdict.detail, code=decision.code).as_dict())
         else:
-            self._hand_back(job, decision, verdict.code)
+            self._hand_back(held, decision, verdict.code)
 
     def _lose_device(self, held: HeldJob, error: DeviceLost) -> None:
         """A device that is lost is a crash whose process still speaks: counted as the sweeper counts it."""
@@ -270,16 +271,19 @@ class Sink:
             jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries
         )
         if isinstance(decision, GiveUp):
-            self._fail(job, JobFailure("the job takes the device down", code=decision.code).as_dict())
+            self._fail(held, JobFailure("the job takes the device down", code=decision.code).as_dict())
         else:
-            self._hand_back(job, decision, "worker_lost", crashes=crashes)
+            self._hand_back(held, decision, "worker_lost", crashes=crashes)
 
-    def _fail(self, job: ClaimedJob, error: dict[str, object]) -> None:
-        self._insist(lambda connection: claims.fail(connection, job.id, job.fence, error))
+    def _fail(self, held: HeldJob, error: dict[str, object]) -> None:
+        job, taken = held.job, held.device_seconds
+        self._insist(lambda c: claims.fail(c, job.id, job.fence, error, device_seconds=taken))
         _log.info("job.failed", code=error["code"])
 
-    def _hand_back(self, job: ClaimedJob, decision: TryAgain, code: str, *, crashes: int = 0) -> None:
-        self._insist(lambda c: claims.hand_back(c, job.id, job.fence, decision, code, crashes=crashes))
+    def _hand_back(self, held: HeldJob, decision: TryAgain, code: str, *, crashes: int = 0) -> None:
+        job, taken = held.job, held.device_seconds
+        rest = (decision, code)
+        self._insist(lambda c: claims.hand_back(c, job.id, job.fence, *rest, crashes=crashes, device_seconds=taken))
         _log.info("job.handed_back", code=code, delay_seconds=round(decision.delay_seconds, 1))
 
     def _insist(self, write: Callable[[Connection], Answer]) -> Answer | None:

@@ -8,6 +8,7 @@ from starlette.types import Scope, Send
 EXTENSION: Final = "darkroom.connection"
 
 _PIECE_BYTES: Final = 8 << 10
+_BULK_PIECE_BYTES: Final = 64 << 10
 
 
 class Connection(Protocol):
@@ -28,25 +29,30 @@ class Stalled(Exception):
 
 
 class Line:
-    """Sends parts of one response. `stall_seconds`: how long 8 kB of it may wait for their reader."""
+    """Sends parts of one response. `stall_seconds`: how long 8 kB of it may wait for their reader.
 
-    __slots__ = ("_connection", "_send", "_stall_seconds")
+    `is_bulk`: it is no news but much of it. Buffers stay as they are, and it is 64 kB that may wait so long.
+    """
 
-    def __init__(self, scope: Scope, send: Send, stall_seconds: float) -> None:
+    __slots__ = ("_connection", "_is_bulk", "_send", "_stall_seconds")
+
+    def __init__(self, scope: Scope, send: Send, stall_seconds: float, *, is_bulk: bool = False) -> None:
         self._send = send
         self._stall_seconds = stall_seconds
+        self._is_bulk = is_bulk
         self._connection: Connection | None = scope.get("extensions", {}).get(EXTENSION)
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send status and headers."""
-        if self._connection is not None:
+        if self._connection is not None and not self._is_bulk:
             self._connection.narrow()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes, *, is_last: bool = False) -> None:
         """Send a part of the body, however slowly it is taken. Raises `Stalled` when nothing of it is for too long."""
-        for start in range(0, len(body), _PIECE_BYTES):
-            await self._write_piece(body[start : start + _PIECE_BYTES], is_last=False)
+        size = _BULK_PIECE_BYTES if self._is_bulk else _PIECE_BYTES
+        for start in range(0, len(body), size):
+            await self._write_piece(body[start : start + size], is_last=False)
         if is_last:
             await self._write_piece(b"", is_last=True)
 

@@ -33,6 +33,7 @@ class WaitingRoom:
         self.jobs: dict[str, Watched] = {}
         self._max_waiters = max_waiters
         self._metrics = metrics
+        self._seated: set[Waiter] = set()
         self._count = 0
         self._somebody = asyncio.Event()
         self._looked = asyncio.Event()
@@ -40,27 +41,38 @@ class WaitingRoom:
     @property
     def is_full(self) -> bool:
         """True when nobody else may wait."""
-        return self._count >= self._max_waiters
+        return len(self._seated) >= self._max_waiters
 
     @contextmanager
     def waiting(self, kind: Kind, sighting: Sighting) -> Iterator[tuple[Watched, Waiter]]:
         """A place for one connection and the job that it waits for. Raises `Unavailable` when all places are taken."""
+        with self.seat(kind) as waiter:
+            watched = self._watch(sighting)
+            del sighting  # an idle connection holds no snapshot of its own
+            self._count += 1
+            watched.waiters.add(waiter)
+            watched.idle_since = None
+            self._somebody.set()
+            try:
+                yield watched, waiter
+            finally:
+                self._count -= 1
+                watched.waiters.discard(waiter)
+                watched.idle_since = None if watched.waiters else self.clock()
+
+    @contextmanager
+    def seat(self, kind: Kind) -> Iterator[Waiter]:
+        """One of the places, whatever is waited for. Raises `Unavailable` when all are taken."""
         if self.is_full:
             raise Unavailable("too many clients wait for jobs here")
-        watched, waiter = self._watch(sighting), Waiter()
-        del sighting  # an idle connection holds no snapshot of its own
-        self._count += 1
+        waiter = Waiter()
+        self._seated.add(waiter)
         self._metrics.count_waiter(kind, 1)
-        watched.waiters.add(waiter)
-        watched.idle_since = None
-        self._somebody.set()
         try:
-            yield watched, waiter
+            yield waiter
         finally:
-            self._count -= 1
+            self._seated.discard(waiter)
             self._metrics.count_waiter(kind, -1)
-            watched.waiters.discard(waiter)
-            watched.idle_since = None if watched.waiters else self.clock()
 
     async def await_fresh(self, tenant_id: str, job_id: str) -> Sighting | None:
         """This tenant's job if it is watched, by a look of the last half second or by the next one.
@@ -113,9 +125,8 @@ class WaitingRoom:
     def close(self) -> None:
         """Let everybody go: streams end, and long polls answer what is known."""
         self.is_closing = True
-        for watched in self.jobs.values():
-            for waiter in watched.waiters:
-                waiter.close()
+        for waiter in self._seated:
+            waiter.close()
 
     async def close_after(self, draining: Event, linger_seconds: float) -> None:
         """Close so many seconds after the process was asked to stop; to be run as a task."""

@@ -6,10 +6,11 @@ from fastapi.responses import JSONResponse
 from api.auth import Reader
 from api.dependencies import ServicesDep, accepts_query
 from api.model_schema import model_schema
-from api.presenters import present_lane, present_model
+from api.presenters import present_depth, present_model
 from api.routes.responses import PROBLEMS
 from api.schemas.system import ModelDetail, ModelList, QueueState
 from api.use_cases.look_at_queue import look_at_queue, look_at_residents
+from common.db.queue_stats import lane_totals
 from common.domain.errors import NotFound
 
 router = APIRouter(prefix="/v1", tags=["system"], responses=PROBLEMS, dependencies=[accepts_query()])
@@ -34,11 +35,12 @@ def model(services: ServicesDep, caller: Reader, model_id: str) -> Response:
 
 @router.get("/queue", summary="Look at the queues", responses={200: {"model": QueueState}})
 def queue(services: ServicesDep, caller: Reader) -> Response:
-    """Depth and age by pool and lane, over all tenants."""
+    """Depth and age by pool and lane, and by model in each, over all tenants."""
     look = look_at_queue(services)
-    names = sorted({lane.pool for lane in look.lanes} | look.running.keys() | look.workers_ready.keys())
+    names = sorted({depth.pool for depth in look.depths} | look.running.keys() | look.workers_ready.keys())
     pools = [
         {"pool": name, "running": look.running.get(name, 0), "workers_ready": look.workers_ready.get(name, 0)}
         for name in names
     ]
-    return JSONResponse({"lanes": [present_lane(lane) for lane in look.lanes], "pools": pools})
+    lanes, models = ([present_depth(one) for one in found] for found in (lane_totals(look.depths), look.depths))
+    return JSONResponse({"lanes": lanes, "models": models, "pools": pools})

@@ -26,6 +26,10 @@ router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"], responses=PROBLEM
 
 DeliveryId = Annotated[str | None, Query(pattern=r"^whd_[0-9a-f]{32}$", description="Deliveries older than this one.")]
 JobId = Annotated[str | None, Query(pattern=r"^job_[0-9a-f]{32}$", description="Only those that tell of this job.")]
+BatchId = Annotated[
+    str | None,
+    Query(pattern=r"^bat_[0-9a-f]{32}$", description="Only those that tell of this batch itself; not beside `job`."),
+]
 WebhookId = Annotated[str | None, Query(pattern=r"^whe_[0-9a-f]{32}$", description="Only those for this endpoint.")]
 Status = Annotated[
     DeliveryStatus | None,
@@ -40,7 +44,7 @@ Status = Annotated[
     "",
     summary="List deliveries, newest first",
     responses={200: {"model": DeliveryPage}},
-    dependencies=[accepts_query("limit", "after", "job", "webhook", "status")],
+    dependencies=[accepts_query("limit", "after", "job", "batch", "webhook", "status")],
 )
 def index(
     services: ServicesDep,
@@ -48,11 +52,16 @@ def index(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: DeliveryId = None,
     job: JobId = None,
+    batch: BatchId = None,
     webhook: WebhookId = None,
     status: Status = None,
 ) -> Response:
-    """What was told, or is about to be, to standing webhooks and those of jobs, with a log of every attempt."""
-    filters = {"subject_id": job, "webhook_id": webhook, "state": status}
+    """What was told, or is about to be, to standing webhooks and those of jobs and batches, with a log of attempts."""
+    filters = {
+        "subject_id": use_cases.choose_subject(job, batch, "/query/batch"),
+        "webhook_id": webhook,
+        "state": status,
+    }
     page = use_cases.list_deliveries(services, caller, limit=limit, after=after, filters=filters)
     data = [present_delivery(one) for one in page.deliveries]
     following = page.deliveries[-1].id if page.has_more else None

@@ -40,6 +40,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=PROBLEMS)
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled"]
 JobId = Annotated[str, Query(pattern=r"^job_[0-9a-f]{32}$", description="Jobs older than this one.")]
+BatchId = Annotated[str, Query(pattern=r"^bat_[0-9a-f]{32}$", description="Of this batch.")]
 ModelId = Annotated[str, Query(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 Since = Annotated[int | None, Query(ge=0, description="A version that is known already; by default the one now.")]
 Wait = Annotated[int, Query(ge=0, le=MOST_WAIT_SECONDS, description="How long to wait for a change, in seconds.")]
@@ -53,7 +54,7 @@ Preferences = Annotated[
 ]
 IdempotencyKey = Annotated[str | None, Header(description="1 to 255 visible ASCII characters; kept for 24 hours.")]
 
-_FILTERS: Final = ("status", "task", "model", "tag", "created_after", "created_before")
+_FILTERS: Final = ("status", "task", "model", "batch", "tag", "created_after", "created_before")
 _APPLIED: Final[dict[str, Any]] = {
     "Preference-Applied": {"description": "`wait=N`, if it was.", "schema": {"type": "string"}}
 }
@@ -124,12 +125,13 @@ def index(
     status: State | None = None,
     task: TaskName | None = None,
     model: ModelId | None = None,
+    batch: BatchId | None = None,
     tag: Annotated[Tag | None, Query(description="Among the job's tags.")] = None,
     created_after: Moment | None = None,
     created_before: Moment | None = None,
 ) -> Response:
     """Pages are stable while new jobs come in: `?after=` takes the `next` of the page before."""
-    filters: dict[str, Any] = {"state": status, "task": task, "model": model, "tag": tag}
+    filters: dict[str, Any] = {"state": status, "task": task, "model": model, "batch": batch, "tag": tag}
     filters |= {"created_after": created_after, "created_before": created_before}
     page = look_at_jobs(services, caller, limit=limit, after=after, filters=filters)
     base, now = base_url(request), utc_now()

@@ -67,6 +67,12 @@ class LaneDepth(BaseModel):
     oldest_seconds: float
 
 
+class ModelDepth(LaneDepth):
+    """One model in one lane of one pool."""
+
+    model: str
+
+
 class PoolState(BaseModel):
     """One pool."""
 
@@ -79,4 +85,5 @@ class QueueState(BaseModel):
     """All tenants' jobs, as totals."""
 
     lanes: list[LaneDepth]
+    models: list[ModelDepth]
     pools: list[PoolState]

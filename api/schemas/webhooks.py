@@ -23,8 +23,18 @@ def check_webhook_id(text: str) -> str:
     return text
 
 
+def check_batch_id(text: str) -> str:
+    """Refuse what cannot be the id of a batch."""
+    if not is_id(text, "bat"):
+        raise PydanticCustomError("validation_error", "must be the id of a batch, bat_ and 32 hexadecimal digits")
+    return text
+
+
 WebhookId = Annotated[
     str, AfterValidator(check_webhook_id), WithJsonSchema({"type": "string", "pattern": "^whe_[0-9a-f]{32}$"})
+]
+BatchId = Annotated[
+    str, AfterValidator(check_batch_id), WithJsonSchema({"type": "string", "pattern": "^bat_[0-9a-f]{32}$"})
 ]
 Events = Annotated[list[Event], Field(min_length=1, max_length=6), AfterValidator(check_distinct)]
 
@@ -53,6 +63,7 @@ class RedeliverRequest(Strict):
 
     webhook: WebhookId | None = Field(None, description="Of this endpoint.")
     job: JobId | None = Field(None, description="Of this job.")
+    batch: BatchId | None = Field(None, description="Of this batch itself; not beside `job`.")
     status: DeliveryStatus = Field("failed", description="That are in this state.")
     created_after: BodyMoment | None = Field(None, description="Of events after this moment.")
     created_before: BodyMoment | None = Field(None, description="Of events before this moment.")
@@ -108,11 +119,15 @@ class Attempt(Answer):
 
 
 class Delivery(Answer):
-    """One event on its way to one endpoint. `event_id` is the `webhook-id` header of every attempt."""
+    """One event on its way to one endpoint. `event_id` is the `webhook-id` header of every attempt.
+
+    `job` and `batch`: what it tells of; both null for `webhook.test`.
+    """
 
     id: str
     webhook: str
     job: str | None
+    batch: str | None
     event: str
     event_id: str
     url: str

@@ -12,7 +12,7 @@ from common.db import deliveries as sql
 from common.db.deliveries import Delivery
 from common.db.tenants import Caller
 from common.db.types import read_clock
-from common.domain.errors import NotFound
+from common.domain.errors import Invalid, NotFound, Problem
 from common.ids import is_id
 
 _PAGE: Final = 1000
@@ -65,11 +65,12 @@ def redeliver(services: Services, caller: Caller, delivery_id: str) -> Delivery:
 def redeliver_many(services: Services, caller: Caller, request: RedeliverRequest) -> int:
     """Send again what the request names, in pages of their own transactions. Returns how many deliveries.
 
-    Those of disabled webhooks and erased jobs are left out.
+    Those of disabled webhooks and erased jobs are left out. Raises `Invalid` for a job beside a batch.
     """
     with services.database.read() as connection:
         began = read_clock(connection)
-    filters = _given({"webhook_id": request.webhook, "subject_id": request.job, "state": request.status})
+    subject = choose_subject(request.job, request.batch, "/batch")
+    filters = _given({"webhook_id": request.webhook, "subject_id": subject, "state": request.status})
 
     def send_page(connection: Connection) -> int:
         return sql.redeliver_many(
@@ -88,6 +89,13 @@ def redeliver_many(services: Services, caller: Caller, request: RedeliverRequest
         total += sent
         services.doorbell.ring_courier()
     return total
+
+
+def choose_subject(job: str | None, batch: str | None, pointer: str) -> str | None:
+    """The job or batch that is asked for, or None. Raises `Invalid`, at `pointer`, when both are."""
+    if job is not None and batch is not None:
+        raise Invalid([Problem(pointer, "validation_error", "give a job or a batch, not both")])
+    return job or batch
 
 
 def _given(filters: Mapping[str, Any]) -> dict[str, Any]:

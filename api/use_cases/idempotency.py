@@ -1,4 +1,4 @@
-"""One request with one Idempotency-Key makes one job, however often it is sent."""
+"""One request with one Idempotency-Key makes one job or batch, however often it is sent."""
 
 import re
 from dataclasses import dataclass
@@ -40,6 +40,20 @@ def find_original(
     With `take_for`, a free key is taken for that job in this transaction. Raises `Refusal` (`idempotency_mismatch`)
     when the first request was another one, (`gone`) when its job is no longer there.
     """
+    job_id = find_first(connection, tenant_id, idempotency, take_for)
+    if job_id is None:
+        return None
+    job = find_job(connection, tenant_id, job_id)
+    if job is None or job.erased_at is not None:
+        raise gone("job")
+    return job
+
+
+def find_first(connection: Connection, tenant_id: str, idempotency: Idempotency, take_for: str | None) -> str | None:
+    """The id of what the first request with this key made, or None when the key is free.
+
+    What it is, the fingerprint tells, which has the path. `take_for` and what is raised: see `find_original`.
+    """
     key, fingerprint = idempotency.key, idempotency.fingerprint
     if take_for is None:
         remembered = recall(connection, tenant_id, key)
@@ -49,7 +63,9 @@ def find_original(
         return None
     if remembered.fingerprint != fingerprint:
         raise Refusal("this Idempotency-Key was used with another request", code="idempotency_mismatch")
-    job = find_job(connection, tenant_id, remembered.resource_id)
-    if job is None or job.erased_at is not None:
-        raise Refusal("the job of this Idempotency-Key is no longer there", code="gone")
-    return job
+    return remembered.resource_id
+
+
+def gone(thing: str) -> Refusal:
+    """What the first request made has been removed."""
+    return Refusal(f"the {thing} of this Idempotency-Key is no longer there", code="gone")

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from api.dependencies import Services
-from common.db.queue_stats import LaneDepth, count_ready_workers, count_residents, count_running, lane_depths
+from common.db.queue_stats import Depth, count_ready_workers, count_residents, count_running, depths
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLook:
-    """Totals over all tenants: depth by lane, running jobs and ready workers by pool."""
+    """Totals over all tenants: depth by lane and model, running jobs and ready workers by pool."""
 
-    lanes: list[LaneDepth]
+    depths: list[Depth]
     running: dict[str, int]
     workers_ready: dict[str, int]
 
@@ -19,7 +19,7 @@ def look_at_queue(services: Services) -> QueueLook:
     """The queues as they are now."""
     with services.database.read() as connection:
         ready = count_ready_workers(connection, services.settings.lease_seconds)
-        return QueueLook(lane_depths(connection), count_running(connection), ready)
+        return QueueLook(depths(connection), count_running(connection), ready)
 
 
 def count_workers(services: Services) -> int:

@@ -1,33 +1,27 @@
 """Trying again what failed or was canceled: a new job, made of the old one's request and what shall be otherwise."""
 
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from api.dependencies import Services
 from api.use_cases.idempotency import Idempotency
 from api.use_cases.job_webhook import carry_webhook, prepare_webhook
 from api.use_cases.look_up import require_job
 from api.use_cases.resolve_input import PreparedInput, prepare_input
-from api.use_cases.submit_job import ROLES, Draft, Prepared, Submitted, accept_job, find_replay
+from api.use_cases.submit_job import Draft, Prepared, Submitted, accept_job, find_replay
 from common.db.jobs import find_request
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook
-from common.domain.errors import Conflict, Invalid, NotFound
+from common.domain.errors import Conflict, NotFound
 from common.domain.fairness import Lane
 from common.domain.job import AcceptedRequest
 from common.domain.lifecycle import JobState
-from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
-from common.domain.wishes import drawn_seed, wishes_of
-from common.requests.images import ImageSource
 from common.requests.job import JobRequest
+from common.requests.jobs import ROLES
 from common.requests.planning import bounded_lane, choose_lane
-from common.requests.validation import parse_job_request, pointer_to, unknown_name
-
-_POINTER: Final = "/overrides"
+from common.requests.retrying import awaited_source, merge_request, pointing_into_overrides, seed_of_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +44,16 @@ def retry_job(services: Services, caller: Caller, retry: Retry) -> Submitted:
     if replay := find_replay(services, caller, retry.idempotency):
         return replay
     job, accepted = _require_ended(services, caller, retry.job_id)
-    with _pointing_into_overrides():
+    with pointing_into_overrides():
         request = _merge(job, accepted, retry.overrides, caller)
         draft = Draft(
             request=request,
             lane=choose_lane(request.priority, caller),
             prepared=_prepare(services, caller, request, accepted, retry.overrides),
             idempotency=retry.idempotency,
-            random_seed=_random_seed(job, accepted, retry.overrides),
+            random_seed=seed_of_retry(accepted, job.params, retry.overrides),
             retry_of=job.id,
+            external_id=None if "external_id" in retry.overrides else job.external_id,
             webhook=_webhook(services, caller, request, retry),
         )
         return accept_job(services, caller, draft)
@@ -75,26 +70,10 @@ def _require_ended(services: Services, caller: Caller, job_id: str) -> tuple[Job
     return job, accepted
 
 
-@contextmanager
-def _pointing_into_overrides() -> Iterator[None]:
-    """Every wrong field is mended there, also one that was right when the first job was submitted."""
-    try:
-        yield
-    except Invalid as error:
-        raise Invalid([replace(one, pointer=_POINTER + one.pointer) for one in error.problems]) from None
-
-
 def _merge(job: JobSnapshot, accepted: AcceptedRequest, overrides: Mapping[str, Any], caller: Caller) -> JobRequest:
-    """The new request. Images stand in it only where they are overridden."""
-    fields = list(JobRequest.model_fields)
-    unknown = [unknown_name(pointer_to([name]), name, fields) for name in overrides if name not in fields]
-    if unknown:
-        raise Invalid(unknown[:20])
-    stored = {name: value for name, value in accepted.request.items() if name not in ROLES}
-    notes = {"tags": job.tags, "metadata": job.metadata, "external_id": job.external_id}
+    notes = {"tags": job.tags, "metadata": job.metadata}
     lane = {"priority": bounded_lane(Lane(job.lane), caller).value}
-    members = stored | notes | lane | dict(overrides)
-    return parse_job_request({name: value for name, value in members.items() if value is not None})
+    return merge_request(accepted, notes | lane, overrides)
 
 
 def _prepare(
@@ -106,7 +85,7 @@ def _prepare(
 ) -> Prepared:
     prepared: Prepared = {}
     for role in ROLES:
-        source = getattr(request, role) if role in overrides else _awaited(accepted, role)
+        source = getattr(request, role) if role in overrides else awaited_source(accepted, role)
         if source is not None:
             prepared[role] = prepare_input(services, caller, source, f"/{role}")
         elif role not in overrides and role in accepted.inputs:
@@ -114,19 +93,7 @@ def _prepare(
     return prepared
 
 
-def _awaited(accepted: AcceptedRequest, role: str) -> ImageSource | None:
-    """Where the image of the first job was to be fetched, if that had not been done."""
-    url = None if role in accepted.inputs else accepted.request.get(role, {}).get("url")
-    return None if url is None else ImageSource(url=url)
-
-
 def _webhook(services: Services, caller: Caller, request: JobRequest, retry: Retry) -> NewWebhook | None:
     if request.webhook is not None:
         return prepare_webhook(services, caller, request.webhook)
     return None if "webhook" in retry.overrides else carry_webhook(services, caller, retry.job_id)
-
-
-def _random_seed(job: JobSnapshot, accepted: AcceptedRequest, overrides: Mapping[str, Any]) -> int:
-    if "seed" in overrides:  # if it is null, a new one is wished
-        return secrets.randbelow(SEED_LIMIT)
-    return drawn_seed(wishes_of(accepted.request), job.params)

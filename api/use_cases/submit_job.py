@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -16,18 +15,15 @@ from common.db.intakes import insert_intakes
 from common.db.jobs import find_job, insert_job
 from common.db.tenants import Caller
 from common.db.webhooks import NewWebhook
-from common.domain.batching import call_key, step_key
-from common.domain.errors import Invalid, Problem, Unavailable
+from common.domain.errors import Unavailable
 from common.domain.fairness import Lane
-from common.domain.job import InputRef, NewJob
+from common.domain.job import NewJob
 from common.domain.outlook import Outlook
 from common.domain.params import SEED_LIMIT
 from common.domain.snapshot import JobSnapshot
-from common.ids import new_id
 from common.requests.job import JobRequest
+from common.requests.jobs import ROLES, Terms, make_job
 from common.requests.planning import Inputs, Plan, choose_lane, make_plan
-
-ROLES = ("image", "mask")
 
 Prepared = dict[str, PreparedInput | PendingUrl]
 
@@ -61,7 +57,7 @@ class Preview:
 class Draft:
     """A job to be accepted: its request, its lane, and its inputs by role, of which nothing need be stored yet.
 
-    `random_seed` is for what the request gives no seed.
+    `random_seed` and `external_id` are for a request that gives none.
     """
 
     request: JobRequest
@@ -70,6 +66,7 @@ class Draft:
     idempotency: Idempotency | None = None
     random_seed: int = field(default_factory=lambda: secrets.randbelow(SEED_LIMIT))
     retry_of: str | None = None
+    external_id: str | None = None
     webhook: NewWebhook | None = None
 
 
@@ -109,7 +106,7 @@ def accept_job(services: Services, caller: Caller, draft: Draft) -> Submitted:
         if isinstance(one, PreparedInput)
     }
     urls = {role: one.url for role, one in draft.prepared.items() if isinstance(one, PendingUrl)}
-    job = _new_job(services, caller, draft, plan, inputs, urls)
+    job = make_job(draft.request, plan, _terms(services, caller, draft, plan), inputs, urls)
     submitted = services.database.transact(lambda c: _insert(c, job, urls, draft))
     if submitted.replayed:
         return _replay(services, submitted.job)
@@ -159,60 +156,30 @@ def _prepare(services: Services, caller: Caller, submission: Submission) -> Prep
 
 
 def _plan(services: Services, draft: Draft) -> Plan:
-    request, prepared = draft.request, draft.prepared
-    image = prepared.get("image")
-    is_opaque = isinstance(image, PreparedInput) and image.has_alpha is False
-    if request.mask_mode == "alpha" and "mask" not in prepared and is_opaque:
-        detail = "mask_mode alpha needs a mask, or an image with transparent parts"
-        raise Invalid([Problem("/mask", "mask_missing", detail)])
-    inputs = Inputs("image" in prepared, "mask" in prepared, _size(image), _size(prepared.get("mask")))
-    return make_plan(request, services.catalogue, inputs, random_seed=draft.random_seed)
+    image, mask = draft.prepared.get("image"), draft.prepared.get("mask")
+    inputs = Inputs(
+        has_image=image is not None,
+        has_mask=mask is not None,
+        image_size=_size(image),
+        mask_size=_size(mask),
+        is_opaque=isinstance(image, PreparedInput) and image.has_alpha is False,
+    )
+    return make_plan(draft.request, services.catalogue, inputs, random_seed=draft.random_seed)
 
 
 def _size(one: PreparedInput | PendingUrl | None) -> tuple[int, int] | None:
     return (one.reference.width, one.reference.height) if isinstance(one, PreparedInput) else None
 
 
-def _new_job(
-    services: Services,
-    caller: Caller,
-    draft: Draft,
-    plan: Plan,
-    inputs: dict[str, InputRef],
-    urls: dict[str, str],
-) -> NewJob:
-    job_id, request = new_id("job"), draft.request
-    return NewJob(
-        id=job_id,
+def _terms(services: Services, caller: Caller, draft: Draft, plan: Plan) -> Terms:
+    return Terms(
         tenant_id=caller.tenant_id,
-        pool=plan.card.pool,
         lane=draft.lane,
-        params=plan.params,
-        inputs=inputs,
-        request=_kept_request(request, inputs, urls),
-        step_key=step_key(plan.params),
-        call_key=call_key(plan.params, job_id),
-        cost=plan.cost,
-        scale=services.paces.scale(plan.card.pool, plan.card.id),
         max_tries=services.settings.max_tries,
-        deadline_seconds=request.deadline_seconds,
-        expires_in_seconds=request.expires_in_seconds,
-        tags=tuple(request.tags),
-        metadata=request.metadata,
-        external_id=request.external_id,
-        warnings=plan.warnings,
+        scale=services.paces.scale(plan.card.pool, plan.card.id),
         retry_of=draft.retry_of,
+        external_id=draft.external_id,
     )
-
-
-def _kept_request(request: JobRequest, inputs: dict[str, InputRef], urls: dict[str, str]) -> dict[str, Any]:
-    """The request as accepted; in place of pixels the digest of the prepared image, or until it is there its URL.
-
-    It is for our own use: a URL may hold secrets and is shown to nobody. The webhook stands in a row of its own.
-    """
-    members = request.model_dump(mode="json", exclude_unset=True, exclude={*ROLES, "webhook"})
-    members |= {role: {"sha256": reference.sha256} for role, reference in inputs.items()}
-    return members | {role: {"url": url} for role, url in urls.items()}
 
 
 def _insert(connection: Connection, job: NewJob, urls: dict[str, str], draft: Draft) -> Submitted:

@@ -37,6 +37,14 @@ def build_request(options: Mapping[str, Any]) -> dict[str, Any]:
     `options` are the values of the command line by parameter name. Raises `typer.BadParameter` for what cannot be meant
     and for a file that holds no request.
     """
+    request = build_fields(options) | _inputs(options)
+    if not request:
+        raise typer.BadParameter("give a picture, a --prompt or a --request")
+    return request
+
+
+def build_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of the request that are no pictures of the command line. Raises as `build_request`."""
     request = read_request(Path(options["request"])) if options["request"] else {}
     request |= {name: options[name] for name in _FIELDS if options[name] is not None}
     width, height = parse_size(options["size"])
@@ -44,9 +52,6 @@ def build_request(options: Mapping[str, Any]) -> dict[str, Any]:
     output = {name: options[name] for name in _OUTPUT if options[name] not in (None, False)}
     if output:
         request["output"] = {**request.get("output", {}), **output}
-    request |= _inputs(options)
-    if not request:
-        raise typer.BadParameter("give a picture, a --prompt or a --request")
     return request
 
 

@@ -145,7 +145,8 @@ def deliveries(
     table.add_column("tries", min_width=_TRIES_WIDTH, overflow="fold")
     for one in found:
         tries = f"{one.raw.get('attempt')} {_last_attempt(one)}"
-        name = f"{one.id}\n  {one.raw['job']}" if one.raw.get("job") else one.id
+        subject = one.raw.get("job") or one.raw.get("batch")
+        name = f"{one.id}\n  {subject}" if subject else one.id
         table.add_row(name, one.event, _outlook(one), escape(tries.strip()))
     _console.print(table)
 
@@ -198,7 +199,7 @@ def _show_log(delivery: Delivery, *, as_json: bool) -> None:
         print(json.dumps(delivery.raw, indent=2))
         return
     _console.print(delivery.id, delivery.event, _outlook(delivery), highlight=False)
-    for address in (delivery.raw.get("job"), delivery.raw.get("url")):
+    for address in (delivery.raw.get("job") or delivery.raw.get("batch"), delivery.raw.get("url")):
         if address:
             _console.print(Text(f"  {address}"), soft_wrap=True)
     table = Table(box=None)

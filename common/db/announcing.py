@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_, select
+from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from common.db.tables import deliveries, webhooks
 from common.db.types import now
+from common.db.webhooks import is_standing
 from common.domain.webhook_events import DEFAULT_EVENTS, STARTED_EVENT, event_id
-from common.ids import new_id
+from common.ids import is_id, new_id
 
 _TOLD = frozenset({STARTED_EVENT, *DEFAULT_EVENTS})
 
@@ -62,14 +63,17 @@ def delivery_row(event: Event, webhook_id: str, host: str) -> dict[str, Any]:
 
 
 def _endpoints(connection: Connection, events: Sequence[Event]) -> list[Any]:
-    """Enabled endpoints of these tenants, standing or of these jobs.
+    """Enabled endpoints of these tenants, standing or of these jobs and batches.
 
     Locked against their deletion, which waits for this transaction: no foreign key may undo a transition.
     """
-    standing = and_(webhooks.c.job_id.is_(None), webhooks.c.tenant_id.in_({event.tenant_id for event in events}))
-    own = webhooks.c.job_id.in_({event.subject_id for event in events})
+    standing = and_(is_standing(), webhooks.c.tenant_id.in_({event.tenant_id for event in events}))
+    batches = {event.subject_id for event in events if is_id(event.subject_id, "bat")}
+    jobs = {event.subject_id for event in events} - batches
+    own = or_(webhooks.c.job_id.in_(jobs), webhooks.c.batch_id.in_(batches))
+    owner = func.coalesce(webhooks.c.job_id, webhooks.c.batch_id).label("owner_id")
     query = (
-        select(webhooks.c.id, webhooks.c.tenant_id, webhooks.c.job_id, webhooks.c.host, webhooks.c.events)
+        select(webhooks.c.id, webhooks.c.tenant_id, owner, webhooks.c.host, webhooks.c.events)
         .where(or_(standing, own), webhooks.c.disabled_at.is_(None))
         .order_by(webhooks.c.id)
         .with_for_update(read=True, key_share=True)
@@ -78,5 +82,5 @@ def _endpoints(connection: Connection, events: Sequence[Event]) -> list[Any]:
 
 
 def _wants(endpoint: Any, event: Event) -> bool:
-    is_of_it = endpoint.tenant_id == event.tenant_id and endpoint.job_id in (None, event.subject_id)
+    is_of_it = endpoint.tenant_id == event.tenant_id and endpoint.owner_id in (None, event.subject_id)
     return is_of_it and event.kind in endpoint.events

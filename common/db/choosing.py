@@ -1,9 +1,9 @@
 """Which jobs a claim takes: the order of service, as SQL."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, literal_column, select, union_all, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select, union_all, update
 
 from common.db.tables import jobs, pools
 from common.db.types import now
@@ -14,10 +14,13 @@ from common.domain.lifecycle import JobState
 Company = Literal["call", "step"]
 
 _ORDER = (jobs.c.vtime, jobs.c.id)
+# Company is looked for among so many of its step key, which an index finds; calls it does not find.
+_NEAR: Final[dict[Company, int]] = {"call": 256, "step": 64}
 
 
 def choose(pool: str, limit: int, *, alone: bool, company: Company, urgent: bool, preferred: Sequence[str] = ()) -> Any:
-    """A select of the ids that one claim takes: the head of the queue and up to `limit - 1` of its company, locked.
+    """A select of the ids that one claim takes, locked: the head of the queue, and the first of its company as long as
+    the frames of all together are `limit` at most. A head that has more comes alone.
 
     `alone`: the worker holds nothing, and may take a head that must run by itself. `urgent`: only the lane `high`.
     `preferred`: the first of these that can be had is the head.
@@ -29,21 +32,8 @@ def choose(pool: str, limit: int, *, alone: bool, company: Company, urgent: bool
         claimable &= ~jobs.c.solo
     paused = select(pools.c.name).where(pools.c.name == pool, pools.c.paused_at.is_not(None)).exists()
     head = _head(claimable & ~paused, preferred)
-    alike = (jobs.c.step_key == select(head.c.step_key).where(~head.c.solo).scalar_subquery()) & (
-        jobs.c.id != select(head.c.id).scalar_subquery()
-    )
-    if company == "call":
-        alike &= jobs.c.call_key == select(head.c.call_key).scalar_subquery()
-    others = (
-        select(jobs.c.id)
-        .where(claimable, ~jobs.c.solo, alike)
-        .order_by(*_ORDER)
-        .limit(limit - 1)
-        .with_for_update(skip_locked=True)
-        .cte("others")
-    )
     may_take_head = select(head.c.id) if alone else select(head.c.id).where(~head.c.solo)
-    return may_take_head.union_all(select(others.c.id))
+    return may_take_head if limit == 1 else may_take_head.union_all(_company(claimable, head, limit, company))
 
 
 def look_ahead(connection: Connection, pool: str) -> list[Waiting]:
@@ -74,13 +64,44 @@ def pass_over(connection: Connection, job_id: str) -> None:
 
 def _head(claimable: ColumnElement[bool], preferred: Sequence[str]) -> Any:
     """The first in order, or of the preferred ones if any of those can be had; locked."""
-    columns = select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo)
+    columns = select(jobs.c.id, jobs.c.step_key, jobs.c.call_key, jobs.c.solo, jobs.c.frames)
     first = columns.where(claimable).order_by(*_ORDER).limit(1).with_for_update(skip_locked=True)
     if not preferred:
         return first.cte("head")
     wanted = first.where(jobs.c.id.in_(preferred), ~jobs.c.solo).cte("wanted")
     otherwise = first.where(~select(wanted.c.id).exists()).cte("otherwise")
     return union_all(select(wanted), select(otherwise)).cte("head")
+
+
+def _company(claimable: ColumnElement[bool], head: Any, limit: int, company: Company) -> Any:
+    """The first of the head's company in order, as long as their frames fit beside the head's; locked.
+
+    How many is known to the query alone, and a planner that cannot see a limit may read all that is queued: so it looks
+    among the first few of the head's step key.
+    """
+    frames = _of(head.c.frames)
+    alike = (jobs.c.step_key == _of(head.c.step_key, ~head.c.solo)) & (jobs.c.id != _of(head.c.id))
+    wanted = (*_ORDER, jobs.c.frames, jobs.c.call_key)
+    look = max(_NEAR[company], 2 * limit)
+    near = select(*wanted).where(claimable, ~jobs.c.solo, alike).order_by(*_ORDER).limit(look).cte("near")
+    fitting = claimable if company == "step" else claimable & (near.c.call_key == _of(head.c.call_key))
+    others = (
+        select(near.c.vtime, near.c.id, near.c.frames)
+        .join(jobs, jobs.c.id == near.c.id)
+        .where(fitting)
+        .order_by(near.c.vtime, near.c.id)
+        .limit(case((frames < limit, limit - frames), else_=0))
+        .with_for_update(skip_locked=True, of=jobs)
+        .cte("others")
+    )
+    together = func.sum(others.c.frames).over(order_by=(others.c.vtime, others.c.id), rows=(None, 0))
+    counted = select(others.c.id, together.label("frames")).subquery()
+    return select(counted.c.id).where(counted.c.frames <= limit - frames)
+
+
+def _of(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+    """This column of a CTE of one row."""
+    return select(column).where(*conditions).scalar_subquery()
 
 
 def _claimable(pool: str) -> ColumnElement[bool]:

@@ -19,6 +19,7 @@ from common.db.tables import (
     workers,
 )
 from common.db.types import after_now, now
+from common.db.usage import Used
 from common.domain.affinity import NO_AFFINITY, Affinity, preferred
 from common.domain.fairness import Lane
 from common.domain.job import ClaimedJob, DoneStep, InputRef, StoredImage
@@ -122,15 +123,17 @@ def finish(
     job: ClaimedJob,
     results: list[StoredImage],
     metrics: dict[str, Any],
-    *,
     grid: StoredImage | None = None,
     warnings: Sequence[dict[str, str]] = (),
+    device_seconds: float = 0.0,
 ) -> bool:
     """Images, their objects, the transition and its event, in one transaction. False when the job is not ours.
 
-    `warnings` are what only the loaded model could tell; they join those of the submit.
+    `warnings` are what only the loaded model could tell; they join those of the submit. `device_seconds`: here and
+    below, what this attempt took of the device, for the tenant's account.
     """
-    if not move_jobs(connection, SUCCEED, holds(job.id, job.fence), {"metrics": metrics}):
+    used = Used(len(results), device_seconds)
+    if not move_jobs(connection, SUCCEED, holds(job.id, job.fence), {"metrics": metrics}, used):
         return False
     own = {"job_id": job.id, "tenant_id": job.tenant_id}
     connection.execute(insert(images), [own | {"fence": job.fence} | _columns(image) for image in results])
@@ -145,24 +148,34 @@ def finish(
     return True
 
 
-def fail(connection: Connection, job_id: str, fence: int, error: dict[str, Any]) -> bool:
+def fail(
+    connection: Connection, job_id: str, fence: int, error: dict[str, Any], *, device_seconds: float = 0.0
+) -> bool:
     """The job failed for good. False when it is no longer ours."""
-    if not move_jobs(connection, FAIL, holds(job_id, fence), {"error": error}):
+    used = Used(device_seconds=device_seconds)
+    if not move_jobs(connection, FAIL, holds(job_id, fence), {"error": error}, used):
         return False
     end_attempt(connection, job_id, fence, Outcome.FAILED, error["code"])
     return True
 
 
-def cancel_running(connection: Connection, job_id: str, fence: int) -> bool:
+def cancel_running(connection: Connection, job_id: str, fence: int, *, device_seconds: float = 0.0) -> bool:
     """The device let go of a job whose cancellation was wished. False when it is no longer ours."""
-    if not move_jobs(connection, CANCEL, holds(job_id, fence)):
+    if not move_jobs(connection, CANCEL, holds(job_id, fence), used=Used(device_seconds=device_seconds)):
         return False
     end_attempt(connection, job_id, fence, Outcome.CANCELED)
     return True
 
 
 def hand_back(
-    connection: Connection, job_id: str, fence: int, decision: TryAgain, code: str | None = None, *, crashes: int = 0
+    connection: Connection,
+    job_id: str,
+    fence: int,
+    decision: TryAgain,
+    code: str | None = None,
+    *,
+    crashes: int = 0,
+    device_seconds: float = 0.0,
 ) -> bool:
     """Put the job back into the queue (or where its wish or deadline sends it). False when it is no longer ours.
 
@@ -174,7 +187,7 @@ def hand_back(
     if decision.delay_seconds > 0:
         values |= {"held": "delayed", "run_after": after_now(decision.delay_seconds)}
     move = RELEASE if decision.refund else RETRY
-    if not return_job(connection, move, holds(job_id, fence), values):
+    if not return_job(connection, move, holds(job_id, fence), values, Used(device_seconds=device_seconds)):
         return False
     end_attempt(connection, job_id, fence, Outcome.RELEASED if decision.refund else Outcome.RETRIED, code)
     return True

@@ -9,6 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.tables import deliveries, webhooks
 from common.db.types import now
+from common.db.webhooks import is_owned
 from common.domain.dispatching import Group, Name
 
 GROUPS_PAGE: Final = 500
@@ -84,19 +85,21 @@ def find_groups(connection: Connection, after: Name | None, limit: int = GROUPS_
 def counts_as_failing() -> ColumnElement[bool]:
     """Whether an endpoint (of `webhooks` in the query around) is treated as one whose calls fail.
 
-    Every job may bring an endpoint of its own: those of one tenant at one host fail together, else each would be new.
-    A disabled one does not, what is due for it only ends.
+    Every job and batch may bring an endpoint of its own: those of one tenant at one host fail together, else each would
+    be new. A disabled one does not, what is due for it only ends.
     """
     other = webhooks.alias("other")
     there = (other.c.tenant_id == webhooks.c.tenant_id) & (other.c.host == webhooks.c.host)
-    shared = select(other.c.id).where(there, is_failing_job_webhook(other)).exists()
-    fails = webhooks.c.failing_since.is_not(None) | (webhooks.c.job_id.is_not(None) & shared)
+    shared = select(other.c.id).where(there, is_failing_own_webhook(other)).exists()
+    fails = webhooks.c.failing_since.is_not(None) | (is_owned() & shared)
     return webhooks.c.disabled_at.is_(None) & fails
 
 
-def is_failing_job_webhook(table: Any) -> Any:
-    """Whether a row of `webhooks` is the enabled endpoint of a job whose last call failed; as the index says it."""
-    return table.c.failing_since.is_not(None) & table.c.disabled_at.is_(None) & table.c.job_id.is_not(None)
+def is_failing_own_webhook(table: Any) -> Any:
+    """Whether a row of `webhooks` is the enabled endpoint of a job or batch whose last call failed; as the index says
+    it.
+    """
+    return table.c.failing_since.is_not(None) & table.c.disabled_at.is_(None) & is_owned(table)
 
 
 def _walk(after: Name | None, limit: int) -> Any:

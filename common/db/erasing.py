@@ -10,7 +10,7 @@ from sqlalchemy import Connection, case, delete, select, update
 from common.db.flows import lock_flow_of
 from common.db.jobs import cancel_job
 from common.db.outcomes import scrub_deliveries
-from common.db.tables import intakes, job_events, job_progress, job_requests, jobs
+from common.db.tables import batch_items, intakes, job_events, job_progress, job_requests, jobs
 from common.db.types import now
 from common.domain.errors import TITLES
 from common.domain.lifecycle import TERMINAL
@@ -30,6 +30,7 @@ def erase_job(connection: Connection, tenant_id: str, job_id: str) -> bool:
         return connection.execute(select(jobs.c.id).where(mine)).one_or_none() is not None
     cancel_job(connection, tenant_id, job_id)
     _empty_request(connection, job_id)
+    connection.execute(update(batch_items).where(batch_items.c.job_id == job_id).values(custom_id=None))
     scrub_errors(connection, job_id)
     scrub_deliveries(connection, job_id)
     for table in (intakes, job_progress):

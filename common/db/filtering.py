@@ -21,7 +21,8 @@ class has_item(FunctionElement[bool]):  # noqa: N801 - reads as a SQL function
 def matching(filters: Mapping[str, Any]) -> list[Any]:
     """The conditions of these filters on `jobs` joined with `job_requests`.
 
-    `tag`, the moments `created_after` and `created_before` (both exclusive), or the value of a column of `jobs`.
+    `tag`, `batch` (an id), the moments `created_after` and `created_before` (both exclusive), or the value of a column
+    of `jobs`.
     """
     return [_condition(name, value) for name, value in filters.items()]
 
@@ -33,7 +34,7 @@ def _condition(name: str, value: Any) -> Any:
         return jobs.c.created_at > value
     if name == "created_before":
         return jobs.c.created_at < value
-    return jobs.c[name] == value
+    return jobs.c["batch_id" if name == "batch" else name] == value
 
 
 @compiles(has_item, "postgresql")

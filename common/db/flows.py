@@ -1,5 +1,7 @@
 """The order of service in SQL: virtual time of a pool, and the tag of a submitted job."""
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from sqlalchemy import Connection, case, func, select, update
@@ -28,14 +30,20 @@ def lock_flows(connection: Connection, *, pool: str, tenant_id: str) -> None:
 
 
 def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, cost: float) -> Tag:
-    """Advance the flow by one job of `cost` device seconds (> 0); locks the flow's row until the commit.
+    """Advance the flow by one job of `cost` device seconds (> 0); locks the flow's row until the commit."""
+    return draw_tags(connection, pool=pool, tenant_id=tenant_id, lane=lane, costs=[cost])[0]
 
-    The SQL of `common.domain.fairness.tag`, in one statement.
+
+def draw_tags(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, costs: Sequence[float]) -> list[Tag]:
+    """Advance the flow by jobs of these costs, one after another; locks the flow's row until the commit.
+
+    The SQL of `common.domain.fairness.tag`, in one statement for all of them; at least one.
     """
     connection.execute(upsert(connection, pools).values(name=pool).on_conflict_do_nothing())
-    weight = connection.execute(select(tenants.c.weight).where(tenants.c.id == tenant_id)).scalar_one()
+    weight = flow_weight(connection, tenant_id, lane)
     now = virtual_time(connection, pool)
-    share = cost / (weight * LANE_WEIGHT[lane])
+    ends = list(accumulate(cost / weight for cost in costs))
+    share = ends[-1]
     statement = upsert(connection, flows).values(pool=pool, tenant_id=tenant_id, lane=lane, finish=now + share)
     behind = case((flows.c.finish > now, flows.c.finish), else_=now) + share
     finish = connection.execute(
@@ -43,7 +51,15 @@ def draw_tag(connection: Connection, *, pool: str, tenant_id: str, lane: Lane, c
             index_elements=[flows.c.pool, flows.c.tenant_id, flows.c.lane], set_={"finish": behind}
         ).returning(flows.c.finish)
     ).scalar_one()
-    return Tag(finish - share, finish)
+    start = finish - share
+    bounds = [start, *(min(finish, start + end) for end in ends[:-1]), finish]
+    return [Tag(*pair) for pair in pairwise(bounds)]
+
+
+def flow_weight(connection: Connection, tenant_id: str, lane: Lane) -> float:
+    """The weight of the tenant's flows in this lane, > 0."""
+    weight = connection.execute(select(tenants.c.weight).where(tenants.c.id == tenant_id)).scalar_one()
+    return float(weight) * LANE_WEIGHT[lane]
 
 
 def lock_flow_of(connection: Connection, condition: Any) -> bool:

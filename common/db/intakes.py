@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from common.db.moves import move_jobs, write_event
+from common.db.moves import hold_of_batch, move_jobs, write_event
 from common.db.objects import refer_to_input
 from common.db.tables import intakes, job_requests, jobs
 from common.db.types import after_now, now
@@ -177,10 +177,10 @@ def _warnings(row: Row[Any], inputs: dict[str, Any], params: EditParams) -> list
 
 
 def _release(connection: Connection, job_id: str, params: EditParams, catalogue: Catalogue) -> None:
-    """Store what will run and let the job be claimed; its place in the order of service stays."""
+    """Store what will run and let the job be claimed, unless its batch is paused; its place in the order stays."""
     connection.execute(_update_request(job_id, params=params.as_dict()))
     values = {
-        "held": None,
+        "held": hold_of_batch(),
         "task": params.task,
         "cost": predicted_cost(params, catalogue),
         "step_key": step_key(params),

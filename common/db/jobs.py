@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, insert, select
 
+from common.db.cancels import cancel_unjoined, wish_cancel
 from common.db.filtering import matching
 from common.db.flows import draw_tag, give_back_tail, lock_flow_of
-from common.db.moves import end_attempt, move_jobs
+from common.db.job_rows import cold_row, event_row, hot_row
+from common.db.moves import move_jobs
 from common.db.objects import refer_to_input
 from common.db.tables import attempts, images, job_events, job_progress, job_requests, jobs, object_refs, objects
-from common.db.types import after_now, now
+from common.db.types import after_now
 from common.domain.job import GRID_INDEX, AcceptedRequest, InputRef, NewJob, Progress, StoredImage
-from common.domain.lifecycle import CANCEL, CANCEL_QUEUED, INITIAL, JobState, Outcome
+from common.domain.lifecycle import CANCEL_QUEUED, JobState
 from common.domain.params import EditParams
 from common.domain.snapshot import JobSnapshot
 from common.storage.keys import content_type_of
@@ -22,14 +24,11 @@ def insert_job(connection: Connection, job: NewJob) -> None:
     seconds = job.cost * job.scale
     tag = draw_tag(connection, pool=job.pool, tenant_id=job.tenant_id, lane=job.lane, cost=seconds)
     timed = {"vtime": tag.start, "vfinish": tag.finish, "deadline_at": after_now(job.deadline_seconds)}
-    connection.execute(insert(jobs).values(_hot_row(job) | timed))
-    connection.execute(insert(job_requests).values(_cold_row(job)))
+    connection.execute(insert(jobs).values(hot_row(job) | timed))
+    connection.execute(insert(job_requests).values(cold_row(job)))
     for role, reference in job.inputs.items():
         refer_to_input(connection, job.tenant_id, job.id, role, reference)
-    payload = {"state": INITIAL, "move": "submit", "attempt": 0, "error": None}
-    connection.execute(
-        insert(job_events).values(job_id=job.id, tenant_id=job.tenant_id, version=1, kind="job.queued", payload=payload)
-    )
+    connection.execute(insert(job_events).values(event_row(job)))
 
 
 def find_job(connection: Connection, tenant_id: str, job_id: str) -> JobSnapshot | None:
@@ -64,20 +63,12 @@ def cancel_job(connection: Connection, tenant_id: str, job_id: str) -> None:
     """
     mine = (jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id)
     is_locked = lock_flow_of(connection, mine)
-    connection.execute(
-        update(jobs)
-        .where(mine, jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
-        .values(cancel_requested_at=func.coalesce(jobs.c.cancel_requested_at, now()))
-    )
+    wish_cancel(connection, mine)
     if move_jobs(connection, CANCEL_QUEUED, mine):
         if is_locked:
             give_back_tail(connection, job_id)
         return
-    joined = exists().where(
-        attempts.c.job_id == jobs.c.id, attempts.c.fence == jobs.c.fence, attempts.c.joined_at.is_not(None)
-    )
-    for row in move_jobs(connection, CANCEL, mine & ~joined):
-        end_attempt(connection, row.id, row.fence, Outcome.CANCELED)
+    cancel_unjoined(connection, mine)
 
 
 def find_request(connection: Connection, tenant_id: str, job_id: str) -> AcceptedRequest | None:
@@ -105,39 +96,6 @@ def find_preview(connection: Connection, tenant_id: str, job_id: str) -> bytes |
         .where(jobs.c.id == job_id, jobs.c.tenant_id == tenant_id, jobs.c.state == JobState.RUNNING)
     )
     return connection.execute(query).scalar_one_or_none()
-
-
-def _hot_row(job: NewJob) -> dict[str, Any]:
-    return {
-        "id": job.id,
-        "tenant_id": job.tenant_id,
-        "pool": job.pool,
-        "lane": job.lane,
-        "task": job.params.task,
-        "model": job.params.model,
-        "state": INITIAL,
-        "cost": job.cost,
-        "step_key": job.step_key,
-        "call_key": job.call_key,
-        "frames": job.params.num_images,
-        "max_tries": job.max_tries,
-        "external_id": job.external_id,
-        "retry_of": job.retry_of,
-    }
-
-
-def _cold_row(job: NewJob) -> dict[str, Any]:
-    return {
-        "job_id": job.id,
-        "tenant_id": job.tenant_id,
-        "request": job.request,
-        "params": job.params.as_dict(),
-        "inputs": {role: reference.as_dict() for role, reference in job.inputs.items()},
-        "warnings": list(job.warnings),
-        "tags": list(job.tags),
-        "metadata": job.metadata,
-        "expires_in_seconds": job.expires_in_seconds,
-    }
 
 
 def _snapshots() -> Any:

@@ -1,5 +1,6 @@
 """Rows of what lies in the object store, and which jobs need it. How they go stands in `common.db.cleaning`."""
 
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from sqlalchemy import Connection, case, func, insert, select, update
@@ -10,6 +11,7 @@ from common.db.upsert import upsert
 from common.domain.job import InputRef
 
 ANNOUNCED_SECONDS: Final = 3600
+_PAGE: Final = 1000
 
 
 def announce(connection: Connection, tenant_id: str, reference: InputRef) -> None:
@@ -32,6 +34,13 @@ def announce_again(connection: Connection, tenant_id: str, key: str) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
+def announce_all(connection: Connection, tenant_id: str, keys: Collection[str]) -> set[str]:
+    """The same for many, at most 10,000; those that are there to stay."""
+    mine = objects.c.key.in_(keys) & (objects.c.tenant_id == tenant_id) & (objects.c.state == "live")
+    later = update(objects).where(mine).values(expires_at=_later_of(after_now(ANNOUNCED_SECONDS)))
+    return set(connection.execute(later.returning(objects.c.key)).scalars()) if keys else set()
+
+
 def keep_input(
     connection: Connection, tenant_id: str, reference: InputRef, *, expires_seconds: float | None = None
 ) -> None:
@@ -46,6 +55,23 @@ def keep_input(
         statement = statement.values(expires_at=after_now(expires_seconds))
         changes["expires_at"] = _later_of(statement.excluded.expires_at)
     connection.execute(statement.on_conflict_do_update(index_elements=[objects.c.key], set_=changes))
+
+
+def keep_inputs(connection: Connection, tenant_id: str, references: Iterable[InputRef]) -> None:
+    """The same for many, each once, without a wish for their end. They are locked in the order of their keys.
+
+    What lives already is only locked against its end: until the commit nobody may mark it.
+    """
+    by_key = {reference.key: reference for reference in references}
+    keys = sorted(by_key)
+    for first in range(0, len(keys), _PAGE):
+        page = keys[first : first + _PAGE]
+        mine = objects.c.key.in_(page) & (objects.c.state == "live")
+        query = select(objects.c.key).where(mine).order_by(objects.c.key).with_for_update(read=True)
+        living = set(connection.execute(query).scalars())
+        for key in page:
+            if key not in living:
+                keep_input(connection, tenant_id, by_key[key])
 
 
 def refer_to_input(connection: Connection, tenant_id: str, job_id: str, role: str, reference: InputRef) -> None:

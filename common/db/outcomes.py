@@ -5,14 +5,17 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, case, select, update
 
+from common.db.batches import find_batch
 from common.db.deliveries import ERASED
 from common.db.dispatching import MAX_LOG, Taken, ended, holds
-from common.db.due_groups import is_failing_job_webhook
+from common.db.due_groups import is_failing_own_webhook
 from common.db.jobs import find_job
 from common.db.tables import deliveries, job_events, jobs, webhooks
 from common.db.types import after_now, now
+from common.domain.batch import BatchSnapshot
 from common.domain.delivery import Again, Decision, Delivered, Disable, GiveUp
 from common.domain.snapshot import JobSnapshot
+from common.ids import is_id
 
 _CLEARED: Final = 500
 
@@ -21,21 +24,25 @@ Rule = Callable[[float], Decision]
 
 
 def keep_body(
-    connection: Connection, taken: Taken, build: Callable[[JobSnapshot | None, str | None], str]
+    connection: Connection, taken: Taken, build: Callable[[JobSnapshot | BatchSnapshot | None, str | None], str]
 ) -> str | None:
-    """Build what is sent, from the job as it is now and the device that the event names, and keep it for all attempts.
+    """Build what is sent, from the job or batch as it is now and the device that the event names, and keep it for all
+    attempts.
 
-    None when the delivery is no longer ours. The job cannot be erased between its reading and the keeping.
+    None when the delivery is no longer ours. The job cannot be erased between its reading and the keeping; a batch of
+    which something is told does not change any more.
     """
-    job: JobSnapshot | None = None
+    subject: JobSnapshot | BatchSnapshot | None = None
     device: str | None = None
-    if taken.subject_id is not None:
+    if taken.subject_id is not None and is_id(taken.subject_id, "bat"):
+        subject = find_batch(connection, taken.tenant_id, taken.subject_id)
+    elif taken.subject_id is not None:
         _lock_job(connection, taken.subject_id)
-        job = find_job(connection, taken.tenant_id, taken.subject_id)
+        subject = find_job(connection, taken.tenant_id, taken.subject_id)
         own = (job_events.c.job_id == taken.subject_id) & (job_events.c.version == taken.version)
         payload = connection.execute(select(job_events.c.payload).where(own)).scalar_one_or_none()
         device = (payload or {}).get("device")
-    body = build(job, device)
+    body = build(subject, device)
     kept = connection.execute(update(deliveries).where(holds(taken)).values(body=body)).rowcount
     return body if kept else None
 
@@ -44,7 +51,8 @@ def settle(connection: Connection, taken: Taken, entry: dict[str, Any], rule: Ru
     """Write what came of an attempt: its log entry, the state that follows, and how the endpoint fares.
 
     None when the delivery is no longer ours: nothing is written then. Of an erased job the response is not kept. A
-    success tells that the host lives: endpoints of other jobs of the tenant there do not count as failing any more.
+    success tells that the host lives: endpoints of other jobs and batches of the tenant there do not count as failing
+    any more.
     What waits for an endpoint that is disabled ends when it comes due, see `take`.
     """
     if taken.subject_id is not None and _lock_job(connection, taken.subject_id):
@@ -108,7 +116,7 @@ def _values(decision: Decision, *, is_disabled: bool) -> dict[str, Any]:
 def _clear_failing(connection: Connection, taken: Taken) -> None:
     """A page of them; those whose own attempt is just being written down speak for themselves."""
     there = (
-        (webhooks.c.tenant_id == taken.tenant_id) & (webhooks.c.host == taken.host) & is_failing_job_webhook(webhooks)
+        (webhooks.c.tenant_id == taken.tenant_id) & (webhooks.c.host == taken.host) & is_failing_own_webhook(webhooks)
     )
     page = select(webhooks.c.id).where(there).limit(_CLEARED).with_for_update(skip_locked=True, key_share=True)
     ids = list(connection.execute(page).scalars())

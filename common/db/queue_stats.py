@@ -1,8 +1,10 @@
 """How full the queues are, over all tenants: totals only."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -13,33 +15,48 @@ from common.domain.lifecycle import JobState
 
 
 @dataclass(frozen=True, slots=True)
-class LaneDepth:
-    """The queued jobs of one lane of one pool; `held` of them may not be claimed yet."""
+class Depth:
+    """The queued jobs of one model in one lane of one pool, or with `model` None of all; `held` of them may not be
+    claimed yet.
+    """
 
     pool: str
     lane: str
+    model: str | None
     queued: int
     held: int
     oldest_at: datetime
     seen_at: datetime
 
 
-def lane_depths(connection: Connection) -> list[LaneDepth]:
-    """Every lane that has queued jobs, by pool and lane. `seen_at` is the database clock."""
+def depths(connection: Connection) -> list[Depth]:
+    """Every pool, lane and model that has queued jobs, in this order. `seen_at` is the database clock."""
     query = (
         select(
             jobs.c.pool,
             jobs.c.lane,
+            jobs.c.model,
             func.count().label("queued"),
             func.count(jobs.c.held).label("held"),
             func.min(jobs.c.created_at).label("oldest_at"),
             now().label("seen_at"),
         )
         .where(jobs.c.state == JobState.QUEUED)
-        .group_by(jobs.c.pool, jobs.c.lane)
-        .order_by(jobs.c.pool, jobs.c.lane)
+        .group_by(jobs.c.pool, jobs.c.lane, jobs.c.model)
+        .order_by(jobs.c.pool, jobs.c.lane, jobs.c.model)
     )
-    return [LaneDepth(*row) for row in connection.execute(query)]
+    return [Depth(*row) for row in connection.execute(query)]
+
+
+def lane_totals(found: Iterable[Depth]) -> list[Depth]:
+    """The totals of each lane over its models."""
+    totals = []
+    for (pool, lane), group in groupby(found, key=lambda one: (one.pool, one.lane)):
+        models = list(group)
+        oldest, seen = min(one.oldest_at for one in models), models[0].seen_at
+        queued, held = sum(one.queued for one in models), sum(one.held for one in models)
+        totals.append(Depth(pool, lane, None, queued, held, oldest, seen))
+    return totals
 
 
 def count_running(connection: Connection) -> dict[str, int]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, delete, exists, literal, select, tuple_,
 from sqlalchemy.exc import DataError, IntegrityError
 
 from common import failpoints
-from common.db.moves import end_attempts, move_jobs, return_job
+from common.db.moves import end_attempts, hold_of_batch, move_jobs, return_job
 from common.db.tables import attempts, idempotency_keys, jobs, pools, workers
 from common.db.types import after_now, now
 from common.domain.errors import JobFailure
@@ -76,10 +76,11 @@ def end_queued(connection: Connection) -> int:
 
 
 def release_delayed(connection: Connection) -> list[str]:
-    """Let jobs whose delay is over be claimed again. Returns their pools."""
+    """Let jobs whose delay is over be claimed again, unless their batch is paused. Returns their pools."""
     due = (jobs.c.held == "delayed") & (jobs.c.run_after <= now())
     page = select(jobs.c.id).where(due).order_by(jobs.c.run_after).limit(PAGE)
-    statement = update(jobs).where(due, jobs.c.id.in_(page)).values(held=None, run_after=None).returning(jobs.c.pool)
+    values = {"held": hold_of_batch(), "run_after": None}
+    statement = update(jobs).where(due, jobs.c.id.in_(page)).values(values).returning(jobs.c.pool)
     return [row.pool for row in connection.execute(statement)]
 
 

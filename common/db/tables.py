@@ -507,8 +507,12 @@ webhooks = Table(
         "ix_webhooks_failing",
         "tenant_id",
         "host",
-        postgresql_where=text("failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"),
-        sqlite_where=text("failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"),
+        postgresql_where=text(
+            "failing_since IS NOT NULL AND disabled_at IS NULL AND (job_id IS NOT NULL OR batch_id IS NOT NULL)"
+        ),
+        sqlite_where=text(
+            "failing_since IS NOT NULL AND disabled_at IS NULL AND (job_id IS NOT NULL OR batch_id IS NOT NULL)"
+        ),
     ),
     comment="Standing endpoints, those of single jobs and of batches. Written by webhook routes, submit and courier.",
 )

@@ -1,10 +1,12 @@
 """Images sent ahead of a job. Every call takes the tenant; the sweeper's takes none."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from common.db.cleaning import mark_staged
 from common.db.objects import keep_input, shorten_life
@@ -41,27 +43,18 @@ class Upload:
 
 def find_upload(connection: Connection, tenant_id: str, upload_id: str) -> Upload | None:
     """The tenant's upload, also after its life until the sweeper has been by; None when there is none."""
+    return find_uploads(connection, tenant_id, [upload_id]).get(upload_id)
+
+
+def find_uploads(connection: Connection, tenant_id: str, upload_ids: Collection[str]) -> dict[str, Upload]:
+    """Those of these uploads, at most 10,000, that the tenant has, by id."""
     columns = (objects.c.sha256, objects.c.bytes, objects.c.width, objects.c.height)
     query = (
         select(uploads, (uploads.c.expires_at <= now()).label("is_expired"), *columns)
         .outerjoin(objects, objects.c.key == uploads.c.object_key)
-        .where(uploads.c.id == upload_id, uploads.c.tenant_id == tenant_id)
+        .where(uploads.c.id.in_(upload_ids), uploads.c.tenant_id == tenant_id)
     )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    has_picture = row.object_key is not None and row.sha256 is not None
-    return Upload(
-        id=row.id,
-        state=UploadState(row.state),
-        staging_key=row.staging_key,
-        declared_bytes=row.declared_bytes,
-        declared_sha256=row.declared_sha256,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        is_expired=bool(row.is_expired),
-        picture=InputRef(row.object_key, row.sha256, row.bytes, row.width, row.height) if has_picture else None,
-    )
+    return {row.id: _upload(row) for row in connection.execute(query)} if upload_ids else {}
 
 
 def insert_ready(
@@ -128,6 +121,21 @@ def forget_expired(connection: Connection) -> int:
     staged = connection.execute(gone).scalars().all()
     mark_staged(connection, [parts for key in staged if key and (parts := parse_key(key))])
     return len(staged)
+
+
+def _upload(row: Row[Any]) -> Upload:
+    has_picture = row.object_key is not None and row.sha256 is not None
+    return Upload(
+        id=row.id,
+        state=UploadState(row.state),
+        staging_key=row.staging_key,
+        declared_bytes=row.declared_bytes,
+        declared_sha256=row.declared_sha256,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        is_expired=bool(row.is_expired),
+        picture=InputRef(row.object_key, row.sha256, row.bytes, row.width, row.height) if has_picture else None,
+    )
 
 
 def _settle(connection: Connection, tenant_id: str, upload_id: str, state: UploadState, key: str | None) -> bool:

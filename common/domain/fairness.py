@@ -4,6 +4,7 @@ At submit `start = max(flow.finish, V)` and `flow.finish = start + cost / weight
 largest start tag served so far in the pool. An idle flow earns no credit, a long one delays only its own tail.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,3 +54,26 @@ def predicted_cost(params: EditParams, catalogue: Catalogue) -> float:
         )
         for one in params.passes
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued job with its tag, and its share of its flow's service: charged device seconds / weight."""
+
+    start: float
+    share: float
+
+
+def drawn_together(queue: Sequence[Waiting], *, end: float, virtual_time: float) -> tuple[list[Tag], float]:
+    """New tags of jobs of one flow, in the order of their tags, after others of it have left; and where the next page
+    of the flow begins.
+
+    `end` is where the page before ended, or anything up to V at first. Gaps close; no tag is raised, and none is put
+    before V, so that nobody else's place gets worse than the flow's weight allows.
+    """
+    tags = []
+    for job in queue:
+        start = min(job.start, max(end, virtual_time))
+        end = start + job.share
+        tags.append(Tag(start, end))
+    return tags, end

@@ -57,6 +57,7 @@ class NewJob:
     warnings: tuple[dict[str, str], ...] = ()
     retry_of: str | None = None
     scale: float = 1.0
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,16 +72,17 @@ class PoolLook:
 class Forecast:
     """The outlook of any job of one pool, by one look at it. Immutable, so that threads may share it.
 
-    `guesses`: the catalogue's seconds per megapixel and step, by model.
+    `guesses`: the catalogue's seconds per megapixel and step, by model. `running_seconds` are left of what runs;
+    `workers` may claim now, none of a paused pool.
     """
 
     def __init__(self, look: PoolLook, guesses: Mapping[str, float]) -> None:
         self._scales = scales(look.paces, guesses)
         self._places = [(job.vtime, job.id) for job in look.queued]
         self._seconds_before = [0.0, *accumulate(self.seconds(job.model, job.cost) for job in look.queued)]
-        self._rest = sum(self.seconds(job.model, job.cost) * (1 - job.done) for job in look.running)
         self._is_cut = look.is_cut
-        self._workers = 0 if look.is_paused else len(look.paces)
+        self.running_seconds = sum(self.seconds(job.model, job.cost) * (1 - job.done) for job in look.running)
+        self.workers = 0 if look.is_paused else len(look.paces)
 
     def of(self, job: JobSnapshot) -> Outlook:
         """The outlook of this job of the pool; it need not be in the look. `UNKNOWN` for a finished one."""
@@ -102,11 +103,26 @@ class Forecast:
         """Device seconds of a job of this cost, by what was measured."""
         return cost * self._scales.get(model, 1.0)
 
+    def place(self, vtime: float, job_id: str) -> tuple[int, bool]:
+        """How many claimable jobs are before this one, and whether they may be more: those beyond the look."""
+        place = bisect_left(self._places, (vtime, job_id))
+        return place, self._is_beyond(place)
+
+    def seconds_up_to(self, vtime: float) -> float | None:
+        """Device seconds of all claimable jobs with this tag or a lesser one; None when the look does not reach it."""
+        place = bisect_right(self._places, vtime, key=lambda place: place[0])
+        return None if self._is_beyond(place) else self._seconds_before[place]
+
     def _at(self, place: int, run_seconds: float) -> Outlook:
         """Behind so many of the look; beyond its end that is a bound, and so are the seconds."""
-        start_seconds = (self._rest + self._seconds_before[place]) / self._workers if self._workers else None
-        is_beyond = self._is_cut and place == len(self._places)
-        return Outlook(place, is_lower_bound=is_beyond, start_seconds=start_seconds, run_seconds=run_seconds)
+        before = self.running_seconds + self._seconds_before[place]
+        start_seconds = before / self.workers if self.workers else None
+        return Outlook(
+            place, is_lower_bound=self._is_beyond(place), start_seconds=start_seconds, run_seconds=run_seconds
+        )
+
+    def _is_beyond(self, place: int) -> bool:
+        return self._is_cut and place == len(self._places)
 
 
 def share_done(job: JobSnapshot) -> float:

@@ -56,6 +56,10 @@ class Outbound:
         self._resolver = resolver or SystemResolver()
         self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
 
+    def read(self, url: str) -> Target:
+        """Refuse what its text alone tells, as `UrlBlocked`; no name is looked up."""
+        return check_url(url, self._policy)
+
     def check(self, url: str) -> Target:
         """Refuse now what a request would refuse; the name is looked up, but nothing is connected to.
 

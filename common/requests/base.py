@@ -1,9 +1,12 @@
 """What every request schema shares: strict types, no unknown fields, text that every part can hold."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
+
+_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class Strict(BaseModel):
@@ -14,7 +17,7 @@ class Strict(BaseModel):
 
 def check_text(text: str) -> str:
     """Refuse what a database or a tokenizer cannot hold: NUL and lone surrogates."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if _UNFIT.search(text):
         raise PydanticCustomError("validation_error", "text may not contain NUL or unpaired surrogates")
     return text
 

@@ -14,6 +14,9 @@ MAX_DATA_BYTES: Final = 10 << 20
 MAX_URL_CHARACTERS: Final = 2000
 MAX_INDEX: Final = 159
 
+RESULT_SCHEME: Final = "darkroom:"
+"""How an awaited image is named that is the result of an earlier job: no URL of any client begins so."""
+
 _WAYS: Final = ("data", "upload", "url", "job")
 _ONE_OF: Final = "must have exactly one of data, upload, url, or job (with its index)"
 
@@ -45,6 +48,11 @@ def check_job_id(text: str) -> str:
     if not is_id(text, "job"):
         raise PydanticCustomError("validation_error", "must be the id of a job, job_ and 32 hexadecimal digits")
     return text
+
+
+def result_url(job_id: str, index: int) -> str:
+    """What an intake holds in place of a URL for image `index` of this job; `source_of` reads it back."""
+    return f"{RESULT_SCHEME}{job_id}/{index}"
 
 
 DataUrl = Annotated[
@@ -95,3 +103,11 @@ class ImageSource(Strict):
         if self.index is not None and self.job is None:
             raise PydanticCustomError("validation_error", "has an index without a job; an index is for job only")
         return self
+
+
+def source_of(url: str) -> ImageSource:
+    """The source that an intake's URL stands for: a result of an earlier job, or an address on the net."""
+    if not url.startswith(RESULT_SCHEME):
+        return ImageSource(url=url)
+    job_id, _, index = url.removeprefix(RESULT_SCHEME).partition("/")
+    return ImageSource(job=job_id, index=int(index))

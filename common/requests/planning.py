@@ -5,7 +5,7 @@ from typing import Final
 
 from common.db.tenants import Caller
 from common.domain.catalogue import Catalogue, ModelCard
-from common.domain.errors import Denied
+from common.domain.errors import Denied, Invalid, Problem
 from common.domain.fairness import Lane, predicted_cost
 from common.domain.params import EditParams
 from common.domain.remarks import SIZE_CODES, remarks
@@ -19,12 +19,16 @@ _ORDER: Final = (Lane.LOW, Lane.NORMAL, Lane.HIGH)
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The pictures of a job: their (width, height) where there is one, None where it is not known yet."""
+    """The pictures of a job: their (width, height) where there is one, None where it is not known yet.
+
+    `is_opaque`: the image is known to have no transparent part.
+    """
 
     has_image: bool = False
     has_mask: bool = False
     image_size: Size | None = None
     mask_size: Size | None = None
+    is_opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,9 @@ def make_plan(request: JobRequest, catalogue: Catalogue, inputs: Inputs, *, rand
 
     An image whose size is not known yet (a URL) counts as one of the model's native size; its courier settles again.
     """
+    if request.mask_mode == "alpha" and inputs.is_opaque and not inputs.has_mask:
+        detail = "mask_mode alpha needs a mask, or an image with transparent parts"
+        raise Invalid([Problem("/mask", "mask_missing", detail)])
     wishes = wishes_of(request.model_dump(mode="json", exclude={"image", "mask"}))
     size = inputs.image_size
     if inputs.has_image and size is None:

@@ -13,6 +13,8 @@ depends_on = None
 _OF_BATCH = "batch_id IS NOT NULL"
 _STANDING = "job_id IS NULL AND batch_id IS NULL"
 _OLD_STANDING = "job_id IS NULL"
+_FAILING = "failing_since IS NOT NULL AND disabled_at IS NULL AND (job_id IS NOT NULL OR batch_id IS NOT NULL)"
+_OLD_FAILING = "failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS NOT NULL"
 _EXPIRING = "cleaned_at IS NULL AND expires_at IS NOT NULL"
 _OLD_EXPIRING = "cleaned_at IS NULL"
 _WRONG = "error IS NOT NULL"
@@ -34,6 +36,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_webhooks_batch_id"), "webhooks", ["batch_id"], unique=False)
     op.drop_index("ix_webhooks_standing", table_name="webhooks")
     _index("ix_webhooks_standing", "webhooks", ["tenant_id", "id"], _STANDING)
+    op.drop_index("ix_webhooks_failing", table_name="webhooks")
+    _index("ix_webhooks_failing", "webhooks", ["tenant_id", "host"], _FAILING)
     _say(
         "webhooks",
         "Standing endpoints, those of single jobs and of batches. Written by webhook routes, submit and courier.",
@@ -45,10 +49,12 @@ def downgrade() -> None:
     _say_column("intakes", "url", "where the picture is to be had")
     _say("webhooks", "Standing endpoints and those of single jobs. Written by the webhook routes, submit and courier.")
     op.drop_index("ix_webhooks_standing", table_name="webhooks")
+    op.drop_index("ix_webhooks_failing", table_name="webhooks")
     op.execute("DELETE FROM webhooks WHERE batch_id IS NOT NULL")
     op.drop_index(op.f("ix_webhooks_batch_id"), table_name="webhooks")
     op.drop_column("webhooks", "batch_id")
     _index("ix_webhooks_standing", "webhooks", ["tenant_id", "id"], _OLD_STANDING)
+    _index("ix_webhooks_failing", "webhooks", ["tenant_id", "host"], _OLD_FAILING)
     op.drop_index("ix_jobs_expired", table_name="jobs")
     _index("ix_jobs_expired", "jobs", ["expires_at"], _OLD_EXPIRING)
     op.drop_index("ix_jobs_batch_state", table_name="jobs")

@@ -2,9 +2,10 @@
 
 import threading
 
+import pytest
 from sqlalchemy import insert, select, text, update
 
-from common.db.choosing import choose
+from common.db.choosing import _NEAR, choose
 from common.db.engine import Database
 from common.db.tables import jobs, pools, tenants, workers
 from common.db.types import after_now
@@ -152,3 +153,38 @@ def test_another_tenants_first_job_does_not_wait_for_a_backlog(database: Databas
     claim(database, worker)
     urgent = submit(database, tenant_id="other", params={"deterministic": True})
     assert urgent.id in {claim(database, worker)[0].id for _ in range(2)}
+
+
+def test_company_fits_into_the_frames_that_the_head_leaves(database: Database) -> None:
+    head, two, three, one = (submit(database, params={"num_images": images}) for images in (2, 2, 3, 1))
+    worker = enlist(database)
+    with database.write() as connection:  # the first that does not fit ends it: order comes before a full device
+        got = list(connection.execute(choose("default", 6, alone=True, company="call", urgent=False)).scalars())
+    assert got == [head.id, two.id]
+    assert [job.id for job in claim(database, worker, limit=7)] == [head.id, two.id, three.id]
+    assert [job.id for job in claim(database, worker, limit=7)] == [one.id]
+
+
+@pytest.mark.parametrize("company", ["call", "step"])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_job_that_is_larger_than_the_room_comes_alone(database: Database, company: str, limit: int) -> None:
+    large, small = (submit(database, params={"num_images": images}) for images in (4, 1))
+    worker = enlist(database)
+    assert [job.id for job in claim(database, worker, limit=limit, company=company)] == [large.id]
+    assert [job.id for job in claim(database, worker, limit=limit, company=company)] == [small.id]
+    assert claim(database, worker, limit=limit, company=company) == []
+
+
+def test_two_devices_share_what_one_of_them_cannot_start_now(database: Database) -> None:
+    made = [submit(database, params={"num_images": 4}).id for _ in range(4)]
+    first, second = enlist(database), enlist(database)
+    taken = [[job.id for job in claim(database, worker, limit=8)] for worker in (first, second)]
+    assert taken == [made[:2], made[2:]]
+
+
+def test_company_for_a_call_is_found_near_the_head_only(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_NEAR, "call", 3)
+    head, *_, near = (submit(database, params={"num_inference_steps": steps}) for steps in (4, 5, 6, 4))
+    submit(database)
+    got = claim(database, enlist(database), company="call", limit=2)
+    assert [job.id for job in got] == [head.id, near.id]

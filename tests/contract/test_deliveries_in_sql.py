@@ -11,7 +11,7 @@ from common.db import claims, rescue
 from common.db.deliveries import announce_test, find_delivery, list_deliveries, redeliver, redeliver_many
 from common.db.engine import Database
 from common.db.erasing import erase_job
-from common.db.forgetting import forget_deliveries, forget_job_webhooks
+from common.db.forgetting import forget_deliveries, forget_own_webhooks
 from common.db.jobs import cancel_job, insert_job
 from common.db.outcomes import scrub_deliveries
 from common.db.tables import deliveries, jobs, tenants, webhooks
@@ -333,11 +333,11 @@ def test_old_deliveries_are_forgotten_and_then_the_endpoints_of_their_jobs(datab
         end(database, row.id, "delivered", ended_at=after_now(-100))
     with database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.id == job.id).values(finished_at=after_now(-100)))
-        assert forget_job_webhooks(connection, 50) == ""
+        assert forget_own_webhooks(connection, 50) == ""
         assert forget_deliveries(connection, 200) == 0
         assert forget_deliveries(connection, 50) == 2
         assert forget_deliveries(connection, 50) == 0
-        forget_job_webhooks(connection, 50)
+        forget_own_webhooks(connection, 50)
         left = set(connection.execute(select(webhooks.c.id)).scalars())
     assert left == {standing, own[1], own[2]}
     assert len(rows_of(database, subject_id=young.id)) == 2
@@ -348,11 +348,11 @@ def test_the_endpoint_of_an_erased_job_goes_with_its_last_delivery(database: Dat
     subscribe(database, job_id=job.id)
     with database.write() as connection:
         erase_job(connection, "default", job.id)
-        forget_job_webhooks(connection, 1000)
+        forget_own_webhooks(connection, 1000)
     (row,) = rows_of(database)
     assert endpoint(database, row.webhook_id).job_id == job.id
     end(database, row.id, ended_at=after_now(-2000))
     with database.write() as connection:
         forget_deliveries(connection, 1000)
-        forget_job_webhooks(connection, 1000)
+        forget_own_webhooks(connection, 1000)
         assert list(connection.execute(select(webhooks.c.id))) == []

@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, insert, select, update
 from common.db.edits import JobEdit, edit_job
 from common.db.engine import Database
 from common.db.erasing import erase_job
-from common.db.flows import lock_flows
+from common.db.flows import draw_tag, draw_tags, lock_flows
 from common.db.jobs import cancel_job
 from common.db.tables import flows, job_requests, jobs, tenants
 from common.domain.fairness import Lane
@@ -103,6 +103,19 @@ def test_a_job_that_left_its_lane_gives_back_where_it_is_now(database: Database)
     assert finish(database, Lane.HIGH) == 0.5
     cancel(database, job)
     assert (finish(database), finish(database, Lane.HIGH)) == (1.0, 0.0)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.floats(0.001, 1e4), min_size=1, max_size=8))
+def test_tags_drawn_at_once_are_those_drawn_one_after_another(sqlite_database: Database, costs: list[float]) -> None:
+    with sqlite_database.write() as connection:
+        connection.execute(delete(flows))
+        flow: dict[str, Any] = {"pool": "default", "tenant_id": "default"}
+        at_once = draw_tags(connection, lane=Lane.LOW, costs=costs, **flow)
+        singly = [draw_tag(connection, lane=Lane.NORMAL, cost=4 * cost, **flow) for cost in costs]
+    assert [tag.start for tag in at_once] == pytest.approx([tag.start for tag in singly])
+    assert all(sooner.finish == later.start for sooner, later in pairwise(at_once))
+    assert finish(sqlite_database, Lane.LOW) == at_once[-1].finish
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,6 +21,7 @@ from common.domain.lifecycle import INITIAL, MOVES, JobState, Outcome
 from common.domain.params import EditParams
 from common.storage.port import ObjectMissing, ObjectStore
 from sweeper.cleaner import OWNER_KEY
+from tests.faults.batch_invariants import batch_violations
 from tests.faults.clients import History
 from tests.faults.receiver import Received
 from tests.faults.webhook_invariants import webhook_violations
@@ -64,7 +65,7 @@ def check(
     history: History | None = None,
     received: Sequence[Received] | None = None,
 ) -> None:
-    """Raise one AssertionError with every violation of I1 to I6, I9 and the rows of I10.
+    """Raise one AssertionError with every violation of I1 to I6, of I7 in batches, of I9 and of the rows of I10.
 
     `acknowledged` are the ids that clients were given; `history` adds I8, what they saw when they looked; `received` I4
     and I8 of webhooks, what a receiver of all of them was told. What attempts that did not win have left in the store
@@ -90,6 +91,7 @@ def violations(
     yield from _lost_jobs(facts, acknowledged)
     for rule in (_walked_wrongly, _wrong_results, _wrong_outbox, _stale_writes, _wrong_tries, _mixed_tenants):
         yield from rule(facts)
+    yield from batch_violations(database)
     yield from _wrong_objects(facts, store)
     yield from _strange_orphans(facts, store)
     if history is not None:

@@ -20,7 +20,7 @@ from tests.processes.harness import eventually
 pytestmark = [pytest.mark.processes, pytest.mark.postgres, pytest.mark.redis]
 
 WORKER_POINTS = sorted(name for name in failpoints.NAMES if name.startswith("worker."))
-API_POINTS = sorted(name for name in failpoints.NAMES if name.startswith("api."))
+API_POINTS = sorted(name for name in failpoints.NAMES if name.startswith("api.") and ".batch_" not in name)
 JOBS = 6
 SIZES = [JOBS, pytest.param(60, marks=pytest.mark.chaos)]
 
@@ -61,6 +61,7 @@ def known_jobs(made: Deployment) -> set[str]:
 def test_every_failpoint_is_a_case_here() -> None:
     others = {"sweeper.page", "courier.stored", "cleaner.deleting"}
     others |= {"courier.posted"}  # in `test_webhook_cases`
+    others |= {name for name in failpoints.NAMES if ".batch_" in name}  # in `test_batch_cases`
     assert {*WORKER_POINTS, *API_POINTS, *others} == failpoints.NAMES
 
 

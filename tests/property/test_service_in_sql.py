@@ -43,21 +43,23 @@ class Twin:
 
     def submit(self, one: int, other: int) -> None:
         """Costs are sums of powers of two, so that both tell the same tags to the last bit."""
+        frames = (1, 1, 1, 2, 4)[(one + other) % 5]
         job = Job(
             number=len(self.made),
+            frames=frames,
             flow=(POOLS[one % 5 == 0], "default", list(Lane)[one % 3]),
             cost=(0.5, 1.0, 4.0, 8.0)[other % 4],
             model=MODELS[other % 2],
             key=f"{MODELS[other % 2]}{64 * (1 + one % 2)}",
         )
-        params = {"model": job.model, "width": 64 * (1 + one % 2)}
+        params = {"model": job.model, "width": 64 * (1 + one % 2), "num_images": frames}
         submit(self.database, id=_id(job), pool=job.flow[0], lane=job.flow[2], cost=job.cost, params=params)
         self.service.submit(job)
         self.made.append(job)
 
     def claim(self, one: int, other: int) -> None:
         pool = POOLS[one % 5 == 0]
-        worker, limit = self.workers[pool][one % 2], 1 + other % 3
+        worker, limit = self.workers[pool][one % 2], 1 + other % 6
         loaded = Affinity(frozenset(MODELS[other % 2 : other % 2 + one % 3]), PATIENCE_SECONDS)
         wishes = {"pool": pool, "limit": limit, "company": "step", "affinity": loaded}
         got = claim(self.database, worker, **wishes)

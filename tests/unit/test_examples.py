@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -25,7 +26,7 @@ from common.domain.wishes import wishes_of
 from common.requests.job import AdapterRequest, JobRequest, OutputRequest, RefinerRequest
 from common.requests.validation import parse_job_request
 from common.signing import new_secret, sign
-from examples import follow, webhook_receiver
+from examples import batch, follow, webhook_receiver
 from tests.architecture.source import ROOT
 from tests.unit.client.serving import Server, answer, job
 from tests.unit.client.streams import STORY, telling
@@ -195,6 +196,29 @@ def test_what_the_server_does_not_know_is_printed_as_a_question_mark() -> None:
     running["progress"] = {"step": 1, "steps": 10, "eta_seconds": None}
     told = [follow.describe(JobEvent(kind="progress", id="1.1", data=data)) for data in (queued, running)]
     assert told == ["? before it, starts in ? s", "denoising: 1 of 10, ? s left"]
+
+
+def test_a_sheet_of_variations_is_handed_in_shown_and_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = {"id": "bat_1", "status": "running", "counts": {"total": 2, "queued": 2}}
+    done = made | {"status": "completed", "counts": {"total": 2, "succeeded": 1, "failed": 1}}
+    lines = (
+        {"custom_id": "0", "job": "job_1", "status": "succeeded", "images": [{"index": 0}], "error": None},
+        {"custom_id": "1", "job": "job_2", "status": "failed", "images": [], "error": {"detail": "too large"}},
+    )
+    results = httpx.Response(200, content="".join(json.dumps(line) + "\n" for line in lines))
+    server = Server([answer(202, made), answer(200, done), results, httpx.Response(200, content=b"zip")])
+    monkeypatch.setattr(batch, "Darkroom", lambda url, key: server.client(api_key=key))
+    batch.main("a blue square")
+    assert capsys.readouterr().out.splitlines() == [
+        "completed: 1 of 2 done, 1 failed",
+        "0: succeeded, 1 pictures",
+        "1: failed, too large",
+        "bat_1.zip",
+    ]
+    assert json.loads(server.requests[0].content)["matrix"] == batch.MATRIX
 
 
 def test_a_test_event_is_printed_with_its_webhook(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,8 @@ def test_the_queue_shows_depth_and_age(api: Api) -> None:
 
     assert sum(lane.queued for lane in state.lanes) == 2
     assert all(lane.oldest_seconds >= 0 for lane in state.lanes)
+    assert sum(one.queued for one in state.models) == 2
+    assert {one.model for one in state.models} == {"demo"}
     assert state.pools[0].model_dump() == {"pool": "default", "running": 1, "workers_ready": 1}
 
 
@@ -169,7 +171,9 @@ def test_the_description_tells_what_is_sent_to_webhooks(api: Api) -> None:
     assert set(data["properties"]) == job - {"params", "warnings"} | {"truncated"}
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/images/{index}", "/v1/queue"])
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/images/{index}", "/v1/queue", "/v1/usage"]
+)
 def test_the_description_names_every_road(api: Api, path: str) -> None:
     assert path in api.client.get("/openapi.json").json()["paths"]
 

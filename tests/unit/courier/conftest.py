@@ -14,6 +14,7 @@ from common.domain.job import NewJob
 from common.domain.snapshot import JobSnapshot
 from common.images.sandbox import ImageDecoder, ImageLimits
 from common.outbound.fetching import Outbound
+from common.paces import Paces
 from common.settings import Settings
 from common.storage.local import LocalStore
 from common.vault import open_vault
@@ -45,6 +46,8 @@ def make_tools(sqlite_database: Database, decoder: ImageDecoder, tmp_path: Path)
 
     def make(*ports: int, resolver: Any = None, **changes: Any) -> Tools:
         settings = Settings(_env_file=None, data_dir=tmp_path, max_image_bytes=MAX_BYTES)
+        catalogue = load_catalogue(settings)
+        database = changes.get("database", sqlite_database)
         answers = resolver or Answers(pictures_example=[[HERE]], trap_example=[[TRAP]])
         members: dict[str, Any] = {
             "settings": settings,
@@ -54,7 +57,8 @@ def make_tools(sqlite_database: Database, decoder: ImageDecoder, tmp_path: Path)
             "outbound": Outbound(policy(*ports), answers),
             "vault": open_vault(settings),
             "doorbell": RecordingBell(),
-            "catalogue": load_catalogue(settings),
+            "catalogue": catalogue,
+            "paces": Paces(database, catalogue, fresh_seconds=settings.lease_seconds),
             "worker_id": "wrk_a",
         }
         return Tools(**members | changes)

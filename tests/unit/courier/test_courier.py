@@ -42,8 +42,10 @@ def test_a_slow_host_does_not_hold_up_another(make_tools: Maker) -> None:
 
 
 def test_a_stop_before_any_errand_returns(make_tools: Maker) -> None:
-    courier = Courier(make_tools())
+    tools = make_tools()
+    courier = Courier(tools)
     courier.start()
     courier.stop()
     courier.stop()
     assert courier.is_stopped()
+    assert tools.stop.is_set()  # an errand that takes long ends too

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Final
 
 from common.domain.affinity import NO_AFFINITY, Affinity, Waiting, preferred
-from common.domain.fairness import LANE_WEIGHT, Lane, Tag, tag
+from common.domain.fairness import LANE_WEIGHT, Lane, Tag, drawn_together, tag
+from common.domain.fairness import Waiting as Queued
 
 Flow = tuple[str, str, Lane]
 
@@ -30,6 +31,8 @@ class Job:
     cost: float = 1.0
     model: str = "m"
     key: str = "k"
+    frames: int = 1
+    batch: str | None = None
     arrives_at: float = 0.0
     tag: Tag = _UNTAGGED
     claimed_at: float | None = None
@@ -55,6 +58,7 @@ class Service:
     finish: dict[Flow, float] = field(default_factory=lambda: defaultdict(float))
     served: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     paused: set[str] = field(default_factory=set)
+    held: list[Job] = field(default_factory=list)
 
     def virtual_time(self, pool: str) -> float:
         """The largest first-in-order tag that any worker of the pool has claimed."""
@@ -78,6 +82,45 @@ class Service:
             self.finish[job.flow] = job.tag.start
         return True
 
+    def hold(self, batch: str) -> list[Job]:
+        """A batch is paused: its queued jobs are not claimed. Returns those."""
+        taken = self._take(batch)
+        self.held += taken
+        return taken
+
+    def release(self, batch: str) -> list[Job]:
+        """A batch goes on: its held jobs queue up anew, in their old order. Returns those."""
+        back = sorted((job for job in self.held if job.batch == batch), key=lambda job: job.order)
+        self.held = [job for job in self.held if job.batch != batch]
+        for job in back:
+            self.submit(job)
+        return back
+
+    def cancel_batch(self, batch: str) -> list[Job]:
+        """None of its jobs will run, held or not, and what is left of their flows is drawn together. Returns those."""
+        gone = [*self._take(batch), *(job for job in self.held if job.batch == batch)]
+        self.held = [job for job in self.held if job.batch != batch]
+        for flow in {job.flow for job in gone}:
+            self._draw_together(flow)
+        return gone
+
+    def _take(self, batch: str) -> list[Job]:
+        taken = [job for queue in self.queues.values() for job in queue if job.batch == batch]
+        for job in taken:
+            self.queues[job.flow[0]].remove(job)
+        return taken
+
+    def _draw_together(self, flow: Flow) -> None:
+        queue, now = self.queues[flow[0]], self.virtual_time(flow[0])
+        own = [job for job in queue if job.flow == flow]
+        tags, end = drawn_together(
+            [Queued(job.tag.start, job.cost / job.weight) for job in own], end=now, virtual_time=now
+        )
+        for job, drawn in zip(own, tags, strict=True):
+            job.tag = drawn
+        queue.sort(key=lambda job: job.order)
+        self.finish[flow] = min(self.finish[flow], end)
+
     def claim(
         self,
         pool: str,
@@ -87,13 +130,19 @@ class Service:
         ahead_seconds: float = float("inf"),
         affinity: Affinity = NO_AFFINITY,
     ) -> list[Job]:
-        """The first in order or one that the worker prefers, and company: none whose elders cost `ahead_seconds`."""
+        """The first in order or one that the worker prefers, and company: no more than `limit` frames with it, and none
+        whose elders cost `ahead_seconds`.
+        """
         queue = self.queues[pool]
         if not queue or pool in self.paused:
             return []
         head, first = self._head(queue, affinity), queue[0]
-        alike = [head, *islice((job for job in queue if job.key == head.key and job is not head), limit - 1)]
-        taken = [job for place, job in enumerate(alike) if sum(one.cost for one in alike[:place]) < ahead_seconds]
+        others = islice((job for job in queue if job.key == head.key and job is not head), limit - 1)
+        taken, frames, seconds = [head], head.frames, head.cost
+        for job in others:
+            if frames + job.frames > limit or seconds >= ahead_seconds:
+                break
+            taken, frames, seconds = [*taken, job], frames + job.frames, seconds + job.cost
         for job in taken:
             queue.remove(job)
             job.claimed_at = self.now
