@@ -35,20 +35,17 @@ def follow_wishes(turn: Turn) -> float | None:
 
 
 def _cancel(turn: Turn) -> bool:
-    """Cancel every job; when none is left the order of service closes the gap, once."""
-    work = turn.work
-    while turn.write(lambda connection: cancel_some(connection, work.id)):
+    """Cancel every job, and close the gap."""
+    while turn.write(lambda connection: cancel_some(connection, turn.work.id)):
         if turn.is_over():
             return False
-    if work.is_retagged:
-        return True
-    if not _draw_together(turn):
-        return False
-    turn.write(lambda connection: note_retagged(connection, work))
-    return True
+    return _draw_together(turn)
 
 
 def _draw_together(turn: Turn) -> bool:
+    """The order of service closes the gap that the batch has left, once for each pause or cancel."""
+    if turn.work.is_retagged:
+        return True
     at: Cursor | None = None
 
     def draw(connection: Connection) -> Cursor | None:
@@ -57,14 +54,16 @@ def _draw_together(turn: Turn) -> bool:
     while (at := turn.write(draw)) is not None:
         if turn.is_over():
             return False
+    turn.write(lambda connection: note_retagged(connection, turn.work))
     return True
 
 
 def _hold(turn: Turn) -> bool:
+    """Hold every job, and close the gap: what else the tenant has waits for none of them."""
     while turn.write(lambda connection: hold_some(connection, turn.work.id)):
         if turn.is_over():
             return False
-    return True
+    return _draw_together(turn)
 
 
 def _release(turn: Turn) -> bool:

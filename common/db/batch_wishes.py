@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, case, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.batch_moves import move_batch
@@ -67,7 +67,8 @@ def pause_batch(connection: Connection, tenant_id: str, batch_id: str) -> bool:
     if row is None:
         return False
     _refuse_unless_active(row, "paused")
-    move_batch(connection, batch_id, [BatchState.RUNNING], BatchState.PAUSED, _is(batch_id), {"tend_at": now()})
+    values = {"tend_at": now(), "retagged_at": None}
+    move_batch(connection, batch_id, [BatchState.RUNNING], BatchState.PAUSED, _is(batch_id), values)
     hold_some(connection, batch_id, limit=AT_ONCE)
     return True
 
@@ -94,7 +95,11 @@ def cancel_batch(connection: Connection, tenant_id: str, batch_id: str) -> bool:
     """
     if _lock(connection, tenant_id, batch_id) is None:
         return False
-    wish = {"cancel_requested_at": func.coalesce(batches.c.cancel_requested_at, now())}
+    is_new = batches.c.cancel_requested_at.is_(None)
+    wish = {
+        "cancel_requested_at": func.coalesce(batches.c.cancel_requested_at, now()),
+        "retagged_at": case((is_new, None), else_=batches.c.retagged_at),
+    }
     if move_batch(connection, batch_id, [BatchState.VALIDATING], BatchState.CANCELED, _is(batch_id), wish):
         return True
     may_change = _is(batch_id) & batches.c.state.in_(_ACTIVE)

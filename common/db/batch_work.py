@@ -161,7 +161,7 @@ def settle_batch(connection: Connection, work: BatchWork) -> BatchState | None:
 
 
 def note_retagged(connection: Connection, work: BatchWork) -> bool:
-    """The flows of a canceled batch have been drawn together, once and for all. False when it is no longer ours."""
+    """The flows of a canceled or paused batch have been drawn together. False when it is no longer ours."""
     return _write(connection, _holds(work), {"retagged_at": func.coalesce(batches.c.retagged_at, now())})
 
 

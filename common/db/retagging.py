@@ -48,7 +48,7 @@ class Cursor:
 def draw_together(
     connection: Connection, batch_id: str, scale: ScaleOf, after: Cursor | None, *, limit: int = CHUNK
 ) -> Cursor | None:
-    """Close the gaps that a canceled batch has left in its flows, in one page of `limit` jobs in the order of claims.
+    """Close the gaps that a canceled or paused batch has left in its flows, in one page of `limit` jobs in the order of claims.
 
     Begin with `after` None; returns where the next page goes on, None once all is done. Locks one flow until the
     commit: what is submitted meanwhile lands behind, where a later page meets it.

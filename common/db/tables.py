@@ -405,7 +405,7 @@ batches = Table(
     document("request", "defaults, overrides of a retry, on_invalid, metadata"),
     document("errors", "first 100 line errors, with the number of all", nullable=True),
     moment("cancel_requested_at", "the wish to cancel"),
-    moment("retagged_at", "after a cancel: when its flows were drawn together"),
+    moment("retagged_at", "after its last pause or cancel: when its flows were drawn together"),
     moment("tend_at", "when a courier is to look at it next; null: never again"),
     text_column("worker_id", "courier that holds it", nullable=True),
     moment("lease_until", "that courier is presumed dead after this"),

@@ -99,7 +99,7 @@ def _create_batches() -> None:
         ),
         sa.Column("errors", types.Document, nullable=True, comment="first 100 line errors, with the number of all"),
         _moment("cancel_requested_at", "the wish to cancel"),
-        _moment("retagged_at", "after a cancel: when its flows were drawn together"),
+        _moment("retagged_at", "after its last pause or cancel: when its flows were drawn together"),
         _moment("tend_at", "when a courier is to look at it next; null: never again"),
         sa.Column("worker_id", sa.Text(), nullable=True, comment="courier that holds it"),
         _moment("lease_until", "that courier is presumed dead after this"),

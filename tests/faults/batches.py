@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import httpx
-from common.db.batches import find_batch
 from sqlalchemy import func, select
 
+from common.db.batches import find_batch
 from common.db.engine import Database
 from common.db.tables import batch_items, batches, jobs
 from common.domain.batch import BatchSnapshot
@@ -85,9 +85,7 @@ def results(url: str, batch_id: str) -> list[dict[str, Any]]:
 
 def recount(database: Database, batch_id: str) -> tuple[BatchSnapshot, dict[str, int]]:
     """The batch as it is answered, and what its rows say when they are counted one by one, at one moment."""
-    with database.read() as connection:
-        connection.rollback()
-        connection.execution_options(isolation_level="REPEATABLE READ")
+    with database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         tenant = connection.execute(select(batches.c.tenant_id).where(batches.c.id == batch_id)).scalar_one()
         told = find_batch(connection, tenant, batch_id)
         states = connection.execute(select(jobs.c.state).where(jobs.c.batch_id == batch_id)).scalars().all()

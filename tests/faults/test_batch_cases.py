@@ -4,8 +4,12 @@ import hashlib
 import random
 import signal
 from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
 
+import httpx
 import pytest
+from PIL import Image
 
 from common import failpoints
 from tests.faults.at_rest import assert_clean_end
@@ -35,7 +39,7 @@ FULL = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A deployment without any process; batches go in chunks of 100 lines."""
-    settings = {"DARKROOM_STUB_STEP_SECONDS": "0.005", "DARKROOM_BATCH_CHUNK": "100"}
+    settings = {"DARKROOM_STUB_STEP_SECONDS": "0.002", "DARKROOM_BATCH_CHUNK": "100"}
     folder = tmp_path_factory.mktemp("batches")
     with deployment(folder, apis=0, workers=0, couriers=0, sweepers=0, **settings) as built:
         yield built
@@ -80,11 +84,6 @@ def assert_each_once(url: str, batch_id: str, count: int) -> list[str]:
 
 def assert_right_pictures(made: Deployment, url: str, batch_id: str, sample: int) -> None:
     """Of a sample of the results, the pixels are those of their own line."""
-    from io import BytesIO
-
-    import httpx
-    from PIL import Image
-
     found = results(url, batch_id)
     for number in random.Random(7).sample(range(len(found)), min(sample, len(found))):
         image = found[number]["images"][0]
@@ -118,6 +117,28 @@ def test_a_batch_of_500_with_3_wrong_lines_is_rejected_whole_and_says_where(made
     assert (after["jobs"], after["batch_items"]) == (before["jobs"], before["batch_items"])
 
 
+def until_inserted(url: str, batch_id: str) -> dict[str, Any]:
+    """The batch once all its lines stand."""
+    made = eventually(lambda: _whole(look(url, batch_id)), seconds=60, what=f"all lines of {batch_id}")
+    assert made is not None
+    return made
+
+
+def _whole(batch: dict[str, Any]) -> dict[str, Any] | None:
+    lines = batch["lines"]
+    return batch if batch["status"] == "running" and lines["inserted"] == lines["total"] else None
+
+
+def assert_stands_once(url: str, batch_id: str, count: int) -> None:
+    """So many lines in order, each with a job of its own; then the batch is canceled."""
+    found = results(url, batch_id)
+    assert [line["custom_id"] for line in found] == [f"img-{number:05}" for number in range(count)]
+    assert {line["status"] for line in found} == {"queued"}
+    assert len({line["job"] for line in found}) == count
+    httpx.post(f"{url}/v1/batches/{batch_id}/cancel", timeout=60).raise_for_status()
+    assert until_status(url, batch_id, "canceled")["counts"]["canceled"] == count
+
+
 @pytest.mark.parametrize("point", API_POINTS)
 def test_an_api_that_dies_while_it_takes_a_batch_leaves_all_of_it_or_nothing(made: Deployment, point: str) -> None:
     """The same request again, at another API, makes it once."""
@@ -132,32 +153,29 @@ def test_an_api_that_dies_while_it_takes_a_batch_leaves_all_of_it_or_nothing(mad
     answers = [send(url, lines(500), point) for _ in range(3)]
     ids = {answer.json()["id"] for answer in answers if answer is not None}
     assert len(ids) == 1
-    for role in ("courier", "worker", "sweeper"):
-        made.start(role)
-    batch = until_status(url, ids.pop(), "completed")
-    assert batch["counts"]["succeeded"] == 500
+    made.start("courier")
+    batch = until_inserted(url, ids.pop())
     after = rows_of(made.database)
     assert after["batches"] == before["batches"] + 1
     assert after["jobs"] == before["jobs"] + 500
-    assert_clean_end(made, assert_each_once(url, batch["id"], 500))
+    assert_stands_once(url, batch["id"], 500)
 
 
 @pytest.mark.parametrize("point", COURIER_POINTS)
 def test_a_courier_that_dies_over_a_batch_is_followed_by_one_that_goes_on(made: Deployment, point: str) -> None:
     url = start_api(made).url
-    batch_id = accepted(url, 500, f"courier {point}")
+    batch_id = accepted(url, 500, f"courier-{point}")
     victim = made.start("courier", once=f"{point}:sigkill")
     made.leave_dead(victim.name)
     until_dead(victim)
     assert_recount(made.database, batch_id)
-    for role in ("courier", "worker", "sweeper"):
-        made.start(role)
-    until_status(url, batch_id, "completed")
+    made.start("courier")
+    until_inserted(url, batch_id)
     assert_recount(made.database, batch_id)
-    assert_clean_end(made, assert_each_once(url, batch_id, 500))
+    assert_stands_once(url, batch_id, 500)
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=FULL)])
+@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=FULL)])
 def test_a_batch_whose_worker_is_killed_has_every_result_once_and_in_order(made: Deployment, count: int) -> None:
     """And a worker that dies costs no picture: they are those of their own lines."""
     url = start_api(made).url
@@ -165,7 +183,7 @@ def test_a_batch_whose_worker_is_killed_has_every_result_once_and_in_order(made:
     for role in ("worker", "courier", "sweeper"):
         made.start(role)
     made.until_ready()
-    batch_id = accepted(url, count, f"killed {count}")
+    batch_id = accepted(url, count, f"killed-{count}")
     eventually(lambda: look(url, batch_id)["counts"]["succeeded"] > count // 10, seconds=300, what="a tenth of it")
     made.leave_dead(victim.name)
     made.kill(victim.name, signal.SIGKILL)
@@ -175,16 +193,14 @@ def test_a_batch_whose_worker_is_killed_has_every_result_once_and_in_order(made:
     assert_clean_end(made, jobs)
 
 
-@pytest.mark.parametrize("moments", [60, pytest.param(1000, marks=FULL)])
+@pytest.mark.parametrize("moments", [40, pytest.param(1000, marks=FULL)])
 def test_the_counts_of_a_batch_equal_a_recount_at_every_moment_of_a_run(made: Deployment, moments: int) -> None:
     """While it is inserted, worked off, paused, resumed, struck and canceled."""
-    import httpx
-
     url = start_api(made).url
     parts = [made.start(role) for role in ("worker", "worker", "courier", "sweeper")]
     made.until_ready()
     chance = random.Random(moments)
-    batch_id = accepted(url, moments * 20, f"counts {moments}")
+    batch_id = accepted(url, moments * 20, f"counts-{moments}")
     with made.keep_alive():
         for moment in range(moments):
             assert_recount(made.database, batch_id)
