@@ -26,7 +26,8 @@ _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(
 
 
 def archive_pieces(lines: Iterable[ResultLine], store: ObjectStore, base: str) -> Iterator[bytes]:
-    """The archive of these lines, in pieces of at most 1 MiB.
+    """The archive of these lines, in pieces of at most 1 MiB, with an empty one after each line: whoever reads it may
+    stop in time where there are no images.
 
     In memory is one piece, and of every file its entry of the directory at the archive's end. An object that is no
     longer stored is left out, which its line in `results.jsonl` says. Raises `StoreUnavailable`.
@@ -38,6 +39,7 @@ def archive_pieces(lines: Iterable[ResultLine], store: ObjectStore, base: str) -
             for image in line.images:
                 yield from _add_image(archive, store, image, names.choose(line, image), document)
             told.write(line_text(document))
+            yield b""
         size = told.tell()
         told.seek(0)
         archive.add(_read(told), INDEX, size=size)

@@ -20,6 +20,7 @@ STATUS: Final = {
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "idempotency_in_flight": 409,
     "not_editable": 409,
     "gone": 410,
@@ -116,6 +117,8 @@ async def _on_part_unavailable(request: Request, error: Exception) -> Response:
 def _headers_of(error: DarkroomError) -> dict[str, str]:
     if isinstance(error, Unavailable):
         return {"Retry-After": str(error.retry_after_seconds)}
+    if error.code == "request_timeout":
+        return {"Connection": "close"}  # what is left of the body is not waited for
     if error.code == "unauthorized":
         return {"WWW-Authenticate": "Bearer"}
     if error.code == "forbidden":

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from api.auth import check_door
 from api.batch_bodies import MOST_BODY_BYTES
+from api.body_pace import BodyPace
 from api.dependencies import Bell, Decoder, UrlCheck
 from api.errors import install_error_handlers
 from api.head import HeadAsGet
@@ -77,6 +78,7 @@ def create_app(
     app.add_middleware(HeadAsGet)
     manifests = {batches.router.prefix: max(MOST_BODY_BYTES, settings.max_body_bytes)}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, exceptions=manifests)
+    app.add_middleware(BodyPace)
     app.add_middleware(Envelope, metrics=metrics, draining=draining)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app

@@ -28,7 +28,9 @@ class Metrics:
         self._submits = Counter(
             "darkroom_submits", "Jobs submitted.", ("model", "task", "outcome"), registry=self._registry
         )
-        self._waiters = Gauge("darkroom_waiters", "Open streams and long polls.", ("kind",), registry=self._registry)
+        self._waiters = Gauge(
+            "darkroom_waiters", "Open streams, polls and downloads.", ("kind",), registry=self._registry
+        )
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered. `route` is the template of the path, never the path."""
@@ -40,7 +42,7 @@ class Metrics:
         self._submits.labels(model, task, "replayed" if replayed else "accepted").inc()
 
     def count_waiter(self, kind: str, change: int) -> None:
-        """One more (1) or one less (-1) connection waits for a job: a `stream` or a `poll`."""
+        """One more (1) or one less (-1) connection waits here: a `stream`, a `poll` or a `download`."""
         self._waiters.labels(kind).inc(change)
 
     def render(self) -> bytes:

@@ -28,7 +28,12 @@ class BatchClient(Protocol):
         """See `Batches.wait`."""
 
     def results(
-        self, batch: "Batch | str", *, after: str | None = None, limit: int | None = None
+        self,
+        batch: "Batch | str",
+        *,
+        after: str | None = None,
+        after_line: int | None = None,
+        limit: int | None = None,
     ) -> "Iterator[BatchResult]":
         """See `Batches.results`."""
 
@@ -53,6 +58,7 @@ class BatchClient(Protocol):
         *,
         overrides: dict[str, Any] | None = None,
         include_canceled: bool = False,
+        on_invalid: str | None = None,
         idempotency_key: str | None = None,
     ) -> "Batch":
         """See `Batches.retry`."""
@@ -68,9 +74,14 @@ class BatchResult:
     raw: dict[str, Any]
 
     @property
-    def custom_id(self) -> str:
-        """The name of the line."""
-        return str(self.raw["custom_id"])
+    def line(self) -> int:
+        """Its number in the manifest, from 0."""
+        return int(self.raw["line"])
+
+    @property
+    def custom_id(self) -> str | None:
+        """The name of the line; None for a wrong one whose name another line has, or that cannot be one."""
+        return self.raw.get("custom_id")
 
     @property
     def job_id(self) -> str | None:
@@ -143,7 +154,7 @@ class Batch:
 
     @property
     def errors(self) -> tuple[dict[str, Any], ...]:
-        """The first wrong lines: `line` from 0, `pointer`, `code`, `detail`."""
+        """The first wrong lines: `line` from 0, None for what is wrong with all; `pointer`, `code`, `detail`."""
         return tuple(self.raw.get("errors") or ())
 
     def refresh(self) -> "Batch":
@@ -154,9 +165,11 @@ class Batch:
         """The finished batch; see `Batches.wait`."""
         return self.client.wait(self, timeout, on_progress)
 
-    def results(self, *, after: str | None = None, limit: int | None = None) -> Iterator[BatchResult]:
+    def results(
+        self, *, after: str | None = None, after_line: int | None = None, limit: int | None = None
+    ) -> Iterator[BatchResult]:
         """What became of each line, in the order of the manifest; see `Batches.results`."""
-        return self.client.results(self, after=after, limit=limit)
+        return self.client.results(self, after=after, after_line=after_line, limit=limit)
 
     def archive(self, path: str | os.PathLike[str]) -> Path:
         """Every finished picture in one zip file; see `Batches.archive`."""
@@ -183,9 +196,14 @@ class Batch:
         *,
         overrides: dict[str, Any] | None = None,
         include_canceled: bool = False,
+        on_invalid: str | None = None,
         idempotency_key: str | None = None,
     ) -> "Batch":
         """A new batch of what failed; see `Batches.retry`."""
         return self.client.retry(
-            self, overrides=overrides, include_canceled=include_canceled, idempotency_key=idempotency_key
+            self,
+            overrides=overrides,
+            include_canceled=include_canceled,
+            on_invalid=on_invalid,
+            idempotency_key=idempotency_key,
         )

@@ -51,12 +51,17 @@ class Batches:
         Give one of `items`, a `manifest` (a JSON Lines file, or lines as they are made) and a `matrix`. A line has the
         fields of a job over the `defaults`, and may have a `custom_id`; its `image` and `mask` are an `Upload` or what
         the API takes. The same `idempotency_key` within 24 hours gives the same batch. Raises ValueError when not
-        exactly one of the three is given, and OSError for a file that cannot be read.
+        exactly one of the three is given, and for a file in place of its upload; OSError for a manifest that cannot be
+        read.
         """
         if sum(given is not None for given in (items, manifest, matrix)) != 1:
             raise ValueError("give one of items, manifest and matrix")
         wishes = {"name": name, "priority": priority, "on_invalid": on_invalid, "webhook": webhook}
-        wishes |= {"defaults": None if defaults is None else _plain(defaults), "metadata": metadata, "matrix": matrix}
+        wishes |= {
+            "defaults": None if defaults is None else _plain(defaults),
+            "metadata": metadata,
+            "matrix": None if matrix is None else _plain(matrix),
+        }
         request: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
         key = idempotency_key or uuid.uuid4().hex
         if items is not None and len(items) > MOST_ITEMS:
@@ -108,14 +113,24 @@ class Batches:
             self._transport.sleep(min(pause, left))
 
     def results(
-        self, batch: Batch | str, *, after: str | None = None, limit: int | None = None
+        self,
+        batch: Batch | str,
+        *,
+        after: str | None = None,
+        after_line: int | None = None,
+        limit: int | None = None,
     ) -> Iterator[BatchResult]:
         """What became of each line, in the order of the manifest, with the state that it has now; also while it runs.
 
-        From the line behind the one called `after`, up to `limit` lines; the lines that are not queued yet are not
-        there. Asks on behind the last line that came when the connection breaks, each line comes once.
+        From the line behind the one called `after`, or behind number `after_line` (from 0), up to `limit` lines; the
+        lines that are not queued yet are not there. Asks on behind the last line that came when the connection breaks,
+        each line comes once. Raises ValueError when both `after` and `after_line` are given.
         """
-        return iter(_Results(self._transport, f"{_address(batch)}/results", after, limit))
+        if after is not None and after_line is not None:
+            raise ValueError("give one of after and after_line")
+        behind = {"after": after, "after_line": None if after_line is None else str(after_line)}
+        begin = {name: value for name, value in behind.items() if value is not None}
+        return iter(_Results(self._transport, f"{_address(batch)}/results", begin, limit))
 
     def archive(self, batch: Batch | str, path: str | os.PathLike[str]) -> Path:
         """The zip file with every finished picture and `results.jsonl`, which is whole as soon as it has this name."""
@@ -144,15 +159,17 @@ class Batches:
         *,
         overrides: Mapping[str, Any] | None = None,
         include_canceled: bool = False,
+        on_invalid: str | None = None,
         idempotency_key: str | None = None,
     ) -> Batch:
         """A new batch of the jobs that failed in a finished one, with `overrides` in place of their fields.
 
-        None is a value there: back to the field's default. The same `idempotency_key` within 24 hours gives the same
-        batch.
+        None is a value there: back to the field's default. A line that cannot be tried again fails by itself, unless
+        `on_invalid` is `reject`. The same `idempotency_key` within 24 hours gives the same batch.
         """
         wishes: dict[str, Any] = {"overrides": _plain(overrides)} if overrides else {}
         wishes |= {"include_canceled": True} if include_canceled else {}
+        wishes |= {"on_invalid": on_invalid} if on_invalid is not None else {}
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         address = f"{_address(batch)}/retry"
         return self._batch(self._transport.request("POST", address, may_repeat=True, headers=headers, json=wishes))
@@ -172,12 +189,12 @@ class Batches:
 
 
 class _Results:
-    """One read of results, over as many connections as that takes."""
+    """One read of results, over as many connections as that takes; `begin` is behind which line, as a query."""
 
-    def __init__(self, transport: Transport, address: str, after: str | None, limit: int | None) -> None:
+    def __init__(self, transport: Transport, address: str, begin: Mapping[str, str], limit: int | None) -> None:
         self._transport = transport
         self._address = address
-        self._after = after
+        self._behind = begin
         self._left = limit
         self._failing_since: float | None = None
         self._tries = 0
@@ -193,12 +210,11 @@ class _Results:
                 self._wait(error)
 
     def _connection(self) -> Iterator[BatchResult]:
-        asked = {"after": self._after, "limit": None if self._left is None else str(self._left)}
-        params = {name: value for name, value in asked.items() if value is not None}
+        params = {**self._behind, **({} if self._left is None else {"limit": str(self._left)})}
         with self._transport.download(self._address, accept=_JSONL, params=params) as answer:
             for line in _lines(answer.iter_bytes()):
                 result = _read(line)
-                self._after, self._failing_since, self._tries = result.custom_id, None, 0
+                self._behind, self._failing_since, self._tries = {"after_line": str(result.line)}, None, 0
                 self._left = None if self._left is None else self._left - 1
                 yield result
 
@@ -227,7 +243,7 @@ def _read(line: bytes) -> BatchResult:
         raw = json.loads(line)
     except ValueError:
         raw = None
-    if not isinstance(raw, dict) or "custom_id" not in raw or "status" not in raw:
+    if not isinstance(raw, dict) or not isinstance(raw.get("line"), int) or "status" not in raw:
         raise ClientError("the results are not as a Darkroom server writes them")
     return BatchResult(raw)
 
@@ -247,7 +263,19 @@ def _opened(manifest: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> I
 
 
 def _plain(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.as_input() if isinstance(value, Upload) else value for name, value in line.items()}
+    return {name: _plain_value(value) for name, value in line.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Upload):
+        return value.as_input()
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(one) for one in value]
+    if isinstance(value, bytes | bytearray | os.PathLike):
+        raise ValueError("a batch takes no files: hand in what `Darkroom.upload` returns for them")
+    return value
 
 
 def _address(batch: Batch | str) -> str:

@@ -12,6 +12,7 @@ from client.commands import access, batch, batches, doctor, follow, jobs, models
 from client.commands.failing import Failure, needs
 from client.commands.options import DataDir
 from client.errors import ClientError, DarkroomAPIError
+from client.plain_text import make_plain
 from common.domain.errors import DarkroomError
 
 app = typer.Typer(
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Failure as failure:
         return _say(str(failure), failure.exit_code)
     except DarkroomAPIError as error:
-        return _say(_with_pointers(error), 1)
+        return _say(error.describe(), 1)
     except (ClientError, DarkroomError, OSError) as error:
         return _say(str(error), 1)
     return 0
@@ -71,15 +72,8 @@ def main() -> None:
 
 
 def _say(text: str, exit_code: int) -> int:
-    print(f"darkroom: {text}", file=sys.stderr)
+    print(f"darkroom: {make_plain(text, keep_lines=True)}", file=sys.stderr)
     return exit_code
-
-
-def _with_pointers(error: DarkroomAPIError) -> str:
-    wrong = [
-        f"\n  {one.get('pointer')}: {one.get('detail')}" for one in error.errors if one.get("detail") != error.detail
-    ]
-    return str(error) + "".join(wrong)
 
 
 if __name__ == "__main__":

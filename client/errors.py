@@ -41,6 +41,11 @@ class DarkroomAPIError(ClientError):
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
 
+    def describe(self) -> str:
+        """The sentence and, a line each, the wrong fields; none says the same once more."""
+        wrong = [one for one in self.errors if one.get("detail") != self.detail]
+        return str(self) + "".join(f"\n  {one.get('pointer')}: {one.get('detail')}" for one in wrong)
+
 
 class ConnectionFailed(ClientError):
     """The server cannot be reached, or went away in the middle of an answer."""

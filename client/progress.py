@@ -87,6 +87,11 @@ def _place(job: Job) -> str:
     return f", {position} before it" if position else ", next"
 
 
+def describe_count(number: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def describe_duration(seconds: float) -> str:
     """`12 s`, `3 min`, `1.5 h`."""
     if seconds < 1:

@@ -128,6 +128,10 @@ class Darkroom(DeliveryLog):
             content["timeout"] = self._transport.patience(wait)
         return self._job(self._transport.request("POST", "v1/jobs", may_repeat=True, headers=headers, **content))
 
+    def require_answer(self) -> None:
+        """Raise `ConnectionFailed` at once if nothing answers at the address."""
+        self._transport.require_answer()
+
     def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the server would make of this job request, with an estimate; nothing is stored. Raises if wrong."""
         asked = {"params": {"dry_run": "true"}, "json": dict(request)}
@@ -291,8 +295,6 @@ class Darkroom(DeliveryLog):
 
     def _fetch(self, address: str, path: str | os.PathLike[str] | None) -> bytes | Path:
         data = self._get(address, headers={"Accept": "*/*"}).content
-        if path is None:
-            return data
-        target = Path(path)
-        target.write_bytes(data)
-        return target
+        if path is not None:
+            Path(path).write_bytes(data)
+        return data if path is None else Path(path)

@@ -68,6 +68,12 @@ class Transport:
                 raise _as_error(outcome, self._http.base_url)
             self.sleep(wait)
 
+    def require_answer(self) -> None:
+        """Try once whether anything answers at the address, whatever it says. Raises `ConnectionFailed`."""
+        outcome = self._try("GET", "healthz", None, {})
+        if isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
+            raise _as_error(outcome, self._http.base_url)
+
     def pages(self, path: str, filters: Mapping[str, str | None] | None = None) -> Iterator[dict[str, Any]]:
         """Every object of a list, page by page as they are asked for; a filter that is None is left out."""
         question = {name: value for name, value in (filters or {}).items() if value is not None}

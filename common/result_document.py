@@ -13,6 +13,7 @@ def present_line(line: ResultLine, base: str) -> dict[str, Any]:
     """One line of `results`. `base` is the address of the API without the final slash."""
     url = "" if line.job_id is None else job_url(base, line.job_id)
     return {
+        "line": line.line,
         "custom_id": line.custom_id,
         "job": line.job_id,
         "status": line.state,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -12,7 +12,7 @@ from common.domain.errors import Invalid, Problem
 from common.requests.images import ImageSource
 from common.requests.job import JobRequest
 from common.requests.jobs import ROLES
-from common.requests.lines import read_line, read_retried
+from common.requests.lines import json_bytes, read_line, read_retried
 from common.requests.retrying import awaited_source, merge_request, pointing_into_overrides, seed_of_retry
 from courier.batch_pictures import DataPictures, Picture
 from courier.tools import Tools
@@ -20,6 +20,8 @@ from courier.tools import Tools
 Source = ImageSource | Picture | Problem
 """Where an image comes from; of a problem, nowhere."""
 Raw = tuple[int, bytes]
+INTERNAL: Final = Problem("", "internal", "something went wrong on our side")
+_RETRIED_AT_ONCE: Final = 500
 
 _log = structlog.get_logger()
 
@@ -28,7 +30,8 @@ _log = structlog.get_logger()
 class Line:
     """A line: its request without images, which stand in `sources`, or what is wrong with it.
 
-    `custom_id` is None when it is of no use. A line that tries a job again has that job's id, seed and external id.
+    `custom_id` is None when it is of no use; `bytes_` is about what its request has. A line that tries a job again has
+    that job's id, seed and external id.
     """
 
     number: int
@@ -39,6 +42,7 @@ class Line:
     retry_of: str | None = None
     random_seed: int | None = None
     external_id: str | None = None
+    bytes_: int = 0
 
 
 class LineReader:
@@ -50,11 +54,12 @@ class LineReader:
         self._pictures = DataPictures(tools, work.tenant_id)
         self._defaults: Mapping[str, Any] = work.request.get("defaults") or {}
         self._overrides: Mapping[str, Any] = work.request.get("overrides") or {}
+        self._defaults_bytes = json_bytes(self._defaults)
 
     @property
-    def reads_at_once(self) -> bool:
-        """Whether many lines are better read together."""
-        return self._work.retry_of is not None
+    def at_once(self) -> int:
+        """How many lines are better read together."""
+        return 1 if self._work.retry_of is None else _RETRIED_AT_ONCE
 
     def read(self, raws: Sequence[Raw]) -> list[Line]:
         """These lines. Raises `StoreUnavailable`, `DecoderUnavailable`."""
@@ -79,7 +84,7 @@ class LineReader:
         sources = self._sources(request)
         if sources:
             request = request.model_copy(update=dict.fromkeys(ROLES))  # frees the bytes of images
-        return Line(number, read.custom_id, request, sources)
+        return Line(number, read.custom_id, request, sources, bytes_=self._defaults_bytes + len(raw))
 
     def _sources(self, request: JobRequest) -> dict[str, Source]:
         given = {role: getattr(request, role) for role in ROLES}
@@ -104,7 +109,16 @@ class LineReader:
         seed = seed_of_retry(accepted, retried.params, overrides)
         request = request.model_copy(update=dict.fromkeys(ROLES))
         external_id = None if "external_id" in overrides else retried.external_id
-        return Line(number, custom_id, request, sources, retry_of=job_id, random_seed=seed, external_id=external_id)
+        return Line(
+            number,
+            custom_id,
+            request,
+            sources,
+            retry_of=job_id,
+            random_seed=seed,
+            external_id=external_id,
+            bytes_=len(request.model_dump_json()),
+        )
 
     def _retried_source(self, role: str, request: JobRequest, retried: RetriedJob) -> Source | None:
         """The overridden image, else the one of then: as it was prepared, or still to be fetched."""
@@ -119,7 +133,7 @@ class LineReader:
 def stumbled(error: Exception, number: int) -> Problem:
     """The problem of a line over which this program fell, which is a mistake of ours."""
     _log.error("batch.line_stumbled", line=number, exc_info=error)
-    return Problem("", "internal", "something went wrong on our side")
+    return INTERNAL
 
 
 def without_id(line: Line) -> Line:

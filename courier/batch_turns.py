@@ -11,6 +11,8 @@ from courier.tools import Tools
 
 TURN_SECONDS: Final = 30.0
 """After so long other errands get this thread."""
+MOST_STUMBLES: Final = 5
+"""So often in a row this program may fall over the same lines, before they are given up."""
 
 Answer = TypeVar("Answer")
 
@@ -27,11 +29,17 @@ class Turn:
         self.work = work
         self.chunk = chunk
         self.lease_seconds = tools.settings.lease_seconds
-        self._ends_at = monotonic_seconds() + TURN_SECONDS
+        self._looked_at = monotonic_seconds()
+        self._ends_at = self._looked_at + TURN_SECONDS
 
     def is_over(self) -> bool:
         """Whether to let go of the batch now: the courier stops, or others wait."""
         return self.tools.stop.is_set() or monotonic_seconds() >= self._ends_at
+
+    def is_stuck(self) -> bool:
+        """Whether to try no more what comes next; of a batch whose cancel is wished sooner, since nothing is lost."""
+        most = 1 if self.work.cancel_requested else MOST_STUMBLES
+        return self.tools.stumbles.count(self.work) >= most
 
     def look(self) -> BatchWork:
         """The batch as it is now, under a new lease. Raises `LeaseLost`."""
@@ -39,7 +47,13 @@ class Turn:
         if work is None:
             raise LeaseLost
         self.work = work
+        self._looked_at = monotonic_seconds()
         return work
+
+    def hold_on(self) -> None:
+        """To be called often in what may take long: has a new lease now and then. Raises `LeaseLost`."""
+        if monotonic_seconds() - self._looked_at > self.lease_seconds / 4:
+            self.look()
 
     def write(self, change: Callable[[Connection], Answer]) -> Answer:
         """This change under a new lease, in one transaction. Raises `LeaseLost`."""

@@ -1,6 +1,7 @@
 """From the lines of a manifest to verdicts, and from those to errors or jobs, chunk after chunk under the lease."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any, Final
 
@@ -13,11 +14,16 @@ from common.db.batch_work import NewItem, accept, insert_items, note_validated, 
 from common.domain.batch import MOST_ERRORS, LineError
 from common.domain.errors import Invalid, problem_document
 from common.requests.jobs import Terms, make_job
+from common.requests.lines import read_custom_id
 from common.storage.port import ObjectMissing
 from courier.batch_judging import Judge, Verdict
-from courier.batch_lines import Line, LineReader, without_id
+from courier.batch_lines import INTERNAL, Line, LineReader, without_id
 from courier.batch_manifest import Manifest
 from courier.batch_turns import LeaseLost, Turn
+from courier.batch_wishes import move_jobs
+
+MOST_CHUNK_BYTES: Final = 32 << 20
+"""About so much of requests is checked or written at once."""
 
 _MISSING: Final = "the manifest of the batch is no longer there; send the batch again"
 
@@ -31,36 +37,54 @@ def validate_lines(turn: Turn, reader: LineReader) -> bool:
     """
     work = turn.work
     at, errors, count = work.validated, list(work.errors), work.error_count
-    chunks = _Chunks(turn, reader, at)
-    while at < work.total:
-        if turn.is_over():
-            return False
-        verdicts = chunks.next_verdicts()
-        if not verdicts:
-            return _end_missing(turn)
-        wrong = [one for one in verdicts if one.problems]
-        errors = [*errors, *_documents(wrong[:MOST_ERRORS])][:MOST_ERRORS]
-        at, count = at + len(verdicts), count + len(wrong)
-        _note(turn, at, errors, count)
-        failpoints.hit("courier.batch_validated_chunk")
+    with closing(_Chunks(turn, reader, at)) as chunks:
+        while at < work.total:
+            if turn.is_over():
+                return False
+            verdicts = chunks.next_verdicts()
+            if not verdicts:
+                return _end_missing(turn)
+            wrong = [one for one in verdicts if one.problems]
+            errors = [*errors, *_documents(wrong[:MOST_ERRORS])][:MOST_ERRORS]
+            at, count = at + len(verdicts), count + len(wrong)
+            _note(turn, at, errors, count)
+            failpoints.hit("courier.batch_validated_chunk")
     return _decide(turn, errors, count)
 
 
 def insert_lines(turn: Turn, reader: LineReader) -> None:
-    """Insert the lines that do not stand yet, with their jobs, until all do or the turn is over."""
+    """Insert the lines that do not stand yet, with their jobs, until all do or the turn is over. What is wished of the
+    batch is done with each chunk.
+    """
     at = turn.look().inserted
-    chunks = _Chunks(turn, reader, at)
-    while at < turn.work.total and not turn.is_over():
-        items = (
-            chunks.next_ids() if turn.work.cancel_requested else [_item(turn, one) for one in chunks.next_verdicts()]
-        )
-        if not items:
-            most = min(turn.chunk, turn.work.total - at)
-            error = problem_document("input_missing", _MISSING)
-            items = [NewItem(number, None, error=error) for number in range(at, at + most)]
-        _insert(turn, items)
-        at += len(items)
-        turn.look()
+    if not move_jobs(turn) or at == turn.work.total:
+        return
+    if turn.is_stuck():
+        _insert(turn, _without_jobs(turn, at, problem_document(INTERNAL.code, INTERNAL.detail)))
+        return
+    with closing(_Chunks(turn, reader, at)) as chunks:
+        while at < turn.work.total and not turn.is_over():
+            items = (
+                chunks.next_ids()
+                if turn.work.cancel_requested
+                else [_item(turn, one) for one in chunks.next_verdicts()]
+            )
+            items = items or _without_jobs(turn, at, problem_document("input_missing", _MISSING))
+            _insert(turn, items)
+            at += len(items)
+            turn.look()
+            move_jobs(turn)
+
+
+def end_stuck(turn: Turn) -> None:
+    """Reject the batch whose lines cannot be checked, which is a mistake of ours."""
+    _reject(turn, [{"line": None, **INTERNAL.as_dict()}], turn.work.total)
+
+
+def _without_jobs(turn: Turn, at: int, error: dict[str, Any]) -> list[NewItem]:
+    """The next lines, wrong for this reason; canceled, if that is wished, which is no mistake of theirs."""
+    numbers = range(at, min(at + turn.chunk, turn.work.total))
+    return [NewItem(number, None, error=None if turn.work.cancel_requested else error) for number in numbers]
 
 
 class _Chunks:
@@ -72,30 +96,48 @@ class _Chunks:
         self._judge = Judge(turn.tools, turn.work)
         self._manifest: Manifest | None = None
         try:
-            self._manifest = Manifest(turn.tools.store, turn.work, start)
+            self._manifest = Manifest(turn.tools.store, turn.work, start, turn.hold_on)
         except ObjectMissing:
             _log.error("batch.manifest_missing")
+
+    def close(self) -> None:
+        """Let go of the manifest."""
+        if self._manifest is not None:
+            self._manifest.close()
 
     def next_verdicts(self) -> list[Verdict]:
         """What is to be said of the next lines."""
         return self._judge.judge(self._lines())
 
     def next_ids(self) -> list[NewItem]:
-        """The next lines of a batch that is not to run, as items without jobs."""
-        return [NewItem(line.number, line.custom_id) for line in self._lines()]
+        """The next lines of a batch that is not to run, as items without jobs: only their ids are read."""
+        manifest, items = self._manifest, list[NewItem]()
+        ends_at = self._ends_at()
+        while manifest is not None and len(items) < self._turn.chunk and monotonic_seconds() < ends_at:
+            found = next(iter(manifest), None)
+            if found is None:
+                break
+            custom_id = read_custom_id(*found)
+            items.append(NewItem(found[0], custom_id if manifest.take_id(custom_id) else None))
+        return items
+
+    def _ends_at(self) -> float:
+        """When to write what has been read: reading has a part of the lease."""
+        return monotonic_seconds() + self._turn.lease_seconds / 4
 
     def _lines(self) -> list[Line]:
-        """At most a chunk, and no more than a part of the lease has time for."""
+        """At most a chunk, no more than memory and one transaction can take well, and as far as there is time."""
         manifest, lines = self._manifest, list[Line]()
         if manifest is None:
             return []
-        most = self._turn.chunk if self._reader.reads_at_once else 1
-        ends_at = monotonic_seconds() + self._turn.lease_seconds / 4
-        while len(lines) < self._turn.chunk and monotonic_seconds() < ends_at:
-            raws = list(islice(manifest, most))
+        ends_at, bytes_ = self._ends_at(), 0
+        while len(lines) < self._turn.chunk and bytes_ < MOST_CHUNK_BYTES and monotonic_seconds() < ends_at:
+            raws = list(islice(manifest, min(self._reader.at_once, self._turn.chunk - len(lines))))
             if not raws:
                 break
-            lines += self._reader.read(raws)
+            read = self._reader.read(raws)
+            bytes_ += sum(line.bytes_ for line in read)
+            lines += read
         return [
             line if line.custom_id is None or manifest.take_id(line.custom_id) else without_id(line) for line in lines
         ]

@@ -152,6 +152,8 @@ def _open_tools(settings: Settings, stack: ExitStack) -> Tools:
         catalogue=catalogue,
         paces=Paces(database, catalogue, fresh_seconds=settings.lease_seconds),
         worker_id=new_id("wrk"),
+        # Batches take long: one thread at least is left for what single jobs await.
+        batch_turns=threading.Semaphore(max(1, settings.courier_threads // 2)),
     )
 
 

@@ -12,6 +12,7 @@ from common.paces import Paces
 from common.settings import Settings
 from common.storage.port import ObjectStore
 from common.vault import Vault
+from courier.batch_stumbles import Stumbles
 
 
 class Decoder(Protocol):
@@ -32,7 +33,8 @@ class Bell(Protocol):
 class Tools:
     """One set per process, used by all its threads; `worker_id` is fresh for every process and names its leases.
 
-    Once `stop` is set, an errand that takes long ends where it can be taken up again.
+    Once `stop` is set, an errand that takes long ends where it can be taken up again. So many threads as `batch_turns`
+    lets through tend batches at a time; `stumbles` tells over which of them this process falls again and again.
     """
 
     settings: Settings
@@ -46,3 +48,5 @@ class Tools:
     paces: Paces
     worker_id: str
     stop: threading.Event = field(default_factory=threading.Event)
+    batch_turns: threading.Semaphore = field(default_factory=threading.Semaphore)
+    stumbles: Stumbles = field(default_factory=Stumbles)

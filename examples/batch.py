@@ -20,7 +20,7 @@ def describe_progress(batch: Batch) -> str:
 
 def describe_result(result: BatchResult) -> str:
     """One line about what became of a job."""
-    said = result.error["detail"] if result.error else f"{len(result.images)} pictures"
+    said = result.error["detail"] if result.error else f"pictures: {len(result.images)}"
     return f"{result.custom_id}: {result.status}, {said}"
 
 

@@ -89,18 +89,22 @@ class BatchStream(LiveStream):
     ) -> None:
         super().__init__(settings, watch.room, {"batch_id": sighting.batch.id}, is_head=is_head)
         self._watch = watch
-        self._sightings = [sighting]  # taken out when it is used: an idle stream holds no snapshot of its own
+        self._sightings = [sighting]  # taken out when it is told: an idle stream holds no snapshot of its own
+        self._seen_at = sighting.seen_at
         self._telling = telling
 
     @contextmanager
     def waiting(self) -> Iterator[Waiter]:
         """See the base class."""
-        with self._watch.waiting(self._sightings.pop()) as (self._watched, waiter):
+        with self._watch.waiting(self._sightings[0]) as (self._watched, waiter):
             yield waiter
 
     async def news(self) -> bytes:
-        """See the base class."""
-        sighting = self._watched.sighting
+        """See the base class; first what was seen for this stream, from then on what the common looks find."""
+        sighting = self._sightings.pop() if self._sightings else self._watched.sighting
+        if sighting.seen_at < self._seen_at:
+            return b""
+        self._seen_at = sighting.seen_at
         return self._telling.tell(sighting.batch, sighting.outlook)
 
     def is_told(self) -> bool:

@@ -39,20 +39,32 @@ class BatchSighting:
 
 @dataclass(slots=True, eq=False)
 class WatchedBatch:
-    """What all streams of one batch share. `is_gone`: there is no such batch any more."""
+    """What all streams of one batch share: `sighting`, of the newest common look. `is_gone`: there is no such batch any
+    more.
+
+    `newest` may be what a newcomer has seen between two looks. Other newcomers begin with it, but who is told already
+    waits for the next look: there are never two reports within a second.
+    """
 
     sighting: BatchSighting
+    newest: BatchSighting
     is_gone: bool = False
     waiters: set[Waiter] = field(default_factory=set)
 
     def take(self, sighting: BatchSighting) -> None:
-        """The result of a look, unless a newer one is known; wakes the waiters when it is news."""
+        """The result of a common look, unless a newer one is known; wakes the waiters when it is news."""
         old = self.sighting
         if sighting.seen_at < old.seen_at or sighting.batch.version < old.batch.version:
             return
         self.sighting = sighting
+        self.meet(sighting)
         if (sighting.batch, sighting.outlook) != (old.batch, old.outlook):
             self.wake()
+
+    def meet(self, sighting: BatchSighting) -> None:
+        """What somebody has seen; wakes nobody."""
+        if sighting.seen_at >= self.newest.seen_at and sighting.batch.version >= self.newest.batch.version:
+            self.newest = sighting
 
     def lose(self) -> None:
         """The batch has no row any more."""
@@ -85,8 +97,8 @@ class BatchWatch:
         """A place for one stream and the batch that it follows. Raises `Unavailable` when all places are taken."""
         with self.room.seat("stream") as waiter:
             batch_id = sighting.batch.id
-            watched = self.batches.setdefault(batch_id, WatchedBatch(sighting))
-            watched.take(sighting)
+            watched = self.batches.setdefault(batch_id, WatchedBatch(sighting, sighting))
+            watched.meet(sighting)
             del sighting
             watched.waiters.add(waiter)
             self._somebody.set()
@@ -100,10 +112,10 @@ class BatchWatch:
     def find_fresh(self, tenant_id: str, batch_id: str) -> BatchSighting | None:
         """This tenant's batch if it was looked at within half a second."""
         watched = self.batches.get(batch_id)
-        if watched is None or watched.is_gone or watched.sighting.batch.tenant_id != tenant_id:
+        if watched is None or watched.is_gone or watched.newest.batch.tenant_id != tenant_id:
             return None
-        is_fresh = self.room.clock() - watched.sighting.seen_at < _FRESH_SECONDS
-        return watched.sighting if is_fresh else None
+        is_fresh = self.room.clock() - watched.newest.seen_at < _FRESH_SECONDS
+        return watched.newest if is_fresh else None
 
     async def run(self) -> None:
         """Look and pause, for ever."""

@@ -11,7 +11,7 @@ from api.metrics import Metrics
 from common.clock import monotonic_seconds
 from common.domain.errors import Unavailable
 
-Kind = Literal["stream", "poll"]
+Kind = Literal["stream", "poll", "download"]
 
 _FRESH_SECONDS: Final = 0.5
 # Who polls again and again comes back at once, and finds the job still watched.
@@ -64,7 +64,7 @@ class WaitingRoom:
     def seat(self, kind: Kind) -> Iterator[Waiter]:
         """One of the places, whatever is waited for. Raises `Unavailable` when all are taken."""
         if self.is_full:
-            raise Unavailable("too many clients wait for jobs here")
+            raise Unavailable("too many clients are served here at once")
         waiter = Waiter()
         self._seated.add(waiter)
         self._metrics.count_waiter(kind, 1)

@@ -1,5 +1,6 @@
 """What comes out of a batch: its results line by line, its images as an archive, its events."""
 
+from functools import partial
 from typing import Annotated, Any, Final
 
 from anyio import to_thread
@@ -20,7 +21,8 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=PROBLEMS)
 
 _JSONL: Final = "application/jsonl"
 _LINE_EXAMPLE: Final = (
-    '{"custom_id":"img-0001","job":"job_…","status":"succeeded","images":[{"index":0,"url":"…"}],"error":null}\n'
+    '{"line":0,"custom_id":"img-0001","job":"job_…","status":"succeeded","images":[{"index":0,"url":"…"}],'
+    '"error":null}\n'
 )
 _RESULTS: Final[dict[str, Any]] = {
     "description": "One line per item, in the order of the manifest.",
@@ -45,6 +47,10 @@ After = Annotated[
     str | None,
     Query(max_length=MOST_CUSTOM_ID, description="The `custom_id` of an item: only those behind it in the manifest."),
 ]
+AfterLine = Annotated[
+    int | None,
+    Query(ge=0, lt=MOST_LINES, description="In place of `after`: the `line` of an item, as the last one that came."),
+]
 Limit = Annotated[int | None, Query(ge=1, le=MOST_LINES, description="At most so many lines. Default: all.")]
 
 
@@ -53,7 +59,7 @@ Limit = Annotated[int | None, Query(ge=1, le=MOST_LINES, description="At most so
     summary="Read what came of each item",
     response_class=Response,
     responses={**refusals(404, 422), 200: _RESULTS},
-    dependencies=[accepts_query("after", "limit")],
+    dependencies=[accepts_query("after", "after_line", "limit")],
 )
 async def results(
     request: Request,
@@ -61,20 +67,19 @@ async def results(
     caller: Reader,
     batch_id: str,
     after: After = None,
+    after_line: AfterLine = None,
     limit: Limit = None,
 ) -> Response:
     """JSON Lines: every item that stands, with the state that it has while its line is sent.
 
-    Empty while the batch is validated. A connection that breaks off is resumed with `after`.
+    Empty while the batch is validated. A connection that breaks off is resumed with `after_line` (or
+    `after`, where items have a `custom_id`).
     """
-    base = base_url(request)
-
-    def opened() -> Any:
-        return open_results(services, caller, batch_id, base, after=after, limit=limit)
-
+    opened = partial(open_results, services, caller, batch_id, base_url(request))
     return Download(
-        await to_thread.run_sync(opened),
+        await to_thread.run_sync(partial(opened, after=after, after_line=after_line, limit=limit)),
         media_type=_JSONL,
+        room=services.room,
         threads=services.downloads,
         stall_seconds=services.settings.stream_stall_seconds,
         is_head=is_head(request.scope),
@@ -98,6 +103,7 @@ async def archive(request: Request, services: ServicesDep, caller: Reader, batch
     return Download(
         pieces,
         media_type="application/zip",
+        room=services.room,
         threads=services.downloads,
         stall_seconds=services.settings.stream_stall_seconds,
         headers={"Content-Disposition": f'attachment; filename="{batch_id}.zip"'},

@@ -36,11 +36,17 @@ Change = Callable[[Services, Caller, str], BatchSnapshot]
 _SEEN: Final[dict[str, Any]] = {"model": Batch, "headers": JOB_HEADERS}
 _MADE: Final[dict[str, Any]] = {"model": Batch, "headers": LOCATION | JOB_HEADERS}
 _AGAIN: Final = {**_MADE, "description": "The repetition of a request whose batch is over."}
-_RETRY_BODY: Final = {
+_RETRY_BODY: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "overrides": {"$ref": "#/components/schemas/JobRequest"},
         "include_canceled": {"type": "boolean", "default": False, "description": "Also what was canceled."},
+        "on_invalid": {
+            "type": "string",
+            "enum": ["reject", "skip"],
+            "default": "skip",
+            "description": BatchRetryRequest.model_fields["on_invalid"].description,
+        },
     },
     "additionalProperties": False,
     "example": {"overrides": {"num_inference_steps": 20, "seed": None}},
@@ -185,15 +191,17 @@ async def retry(
     """A new batch of the jobs that failed, in the order of the first one and with its custom ids, each with `retry_of`.
 
     An override replaces its field as a whole in every job, null is back to the default; images and seeds stay as
-    `POST /v1/jobs/{id}/retry` has it. Name, priority, metadata and webhook are carried over. Lines that were wrong have
-    no job: hand them in anew. 409 while the batch is not over, and when there is nothing to try again.
+    `POST /v1/jobs/{id}/retry` has it. Name, priority, metadata and webhook are carried over. Lines without
+    a job cannot be tried again, hand them in anew: those that were wrong are left out, and where a batch was canceled
+    before lines of it had a job, `include_canceled` is refused. 409 also while the batch is not over, and when there is
+    nothing to try again.
     """
     key = check_keys(request.headers.getlist("idempotency-key"))
     async with room_for_a_body(services):
         body = await read_json_body(request, may_be_empty=True)
         wish = parse_as(BatchRetryRequest, body.members)
         idempotency = Idempotency(key, body.fingerprint(request.method, request.url.path)) if key else None
-        again = BatchRetry(batch_id, wish.overrides, wish.include_canceled, idempotency)
+        again = BatchRetry(batch_id, wish.overrides, wish.include_canceled, wish.on_invalid, idempotency)
         submitted = await to_thread.run_sync(retry_batch, services, caller, again, limiter=services.submits)
     return _made(request, submitted)
 

@@ -8,10 +8,12 @@ from api.schemas.job import Answer, Image
 class ResultLine(Answer):
     """One item of a batch as it is now.
 
-    `job` is null for a line that was wrong (`failed`) or that the batch was canceled before (`canceled`). `images` are
-    those of a success, until they expire; `error` is the problem object of a failure.
+    `line` is its number in the manifest, from 0. `job` is null for a line that was wrong (`failed`) or that the batch
+    was canceled before (`canceled`). `images` are those of a success, until they expire; `error` is the problem object
+    of a failure.
     """
 
+    line: int
     custom_id: str | None
     job: str | None
     status: Literal["queued", "running", "succeeded", "failed", "canceled"]

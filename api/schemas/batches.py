@@ -76,12 +76,19 @@ class BatchRetryRequest(Strict):
         description="Fields of a job request, each as a whole, for every line; null is back to its default.",
     )
     include_canceled: bool = Field(False, description="Also what was canceled.")
+    on_invalid: OnInvalid = Field(
+        "skip",
+        description="`skip`: a line that cannot be tried again, as one whose job was erased, counts as failed, the "
+        "others are queued. `reject`: then nothing is queued.",
+    )
 
 
 class LineProblem(Answer):
-    """What is wrong with a line, which is counted from 0; `pointer` leads into it."""
+    """What is wrong with a line, which is counted from 0; `pointer` leads into it. `line` is null where the batch as a
+    whole is wrong.
+    """
 
-    line: int
+    line: int | None
     pointer: str
     code: str
     detail: str

@@ -22,15 +22,28 @@ _WITHOUT_IMAGES: Final = frozenset({BatchState.VALIDATING, BatchState.REJECTED})
 
 
 def open_results(
-    services: Services, caller: Caller, batch_id: str, base: str, *, after: str | None, limit: int | None
+    services: Services,
+    caller: Caller,
+    batch_id: str,
+    base: str,
+    *,
+    after: str | None,
+    after_line: int | None,
+    limit: int | None,
 ) -> Iterator[bytes]:
-    """The lines of the batch behind the item `after`, at most `limit`, as JSON Lines in pieces of some hundred lines.
+    """The lines of the batch behind the item `after` or the line `after_line`, at most `limit`, as JSON Lines in pieces
+    of some hundred lines.
 
-    Each piece says how things stand when it is made. Raises `NotFound`, `Invalid` when there is no item `after`.
+    Each piece says how things stand when it is made. Raises `NotFound`, `Invalid` when there is no item `after`, or
+    both are given.
     """
+    if after is not None and after_line is not None:
+        raise Invalid([Problem("/query/after_line", "validation_error", "either after or after_line, not both")])
     with services.database.read() as connection:
         require_batch(connection, caller.tenant_id, batch_id)
-        line = -1 if after is None else _line_of(connection, caller.tenant_id, batch_id, after)
+        line = -1 if after_line is None else after_line
+        if after is not None:
+            line = _line_of(connection, caller.tenant_id, batch_id, after)
     pages = _pages(services, caller.tenant_id, batch_id, after_line=line, limit=limit)
     return (b"".join(line_text(present_line(one, base)) for one in page) for page in pages)
 

@@ -55,6 +55,8 @@ def look_at_jobs_of_batch(
     services: Services, caller: Caller, batch_id: str, *, limit: int, after: str | None, state: str | None
 ) -> Page:
     """One page of the batch's jobs, newest first. Raises `NotFound`."""
+    if not is_id(batch_id, "bat"):
+        raise no_such_batch()
     page = look_at_jobs(services, caller, limit=limit, after=after, filters={"batch": batch_id, "state": state})
     if not page.jobs:  # what has jobs of the caller is a batch of the caller
         with services.database.read() as connection:

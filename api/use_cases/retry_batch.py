@@ -12,9 +12,9 @@ from api.use_cases.batch_webhook import carry_batch_webhook
 from api.use_cases.idempotency import Idempotency
 from api.use_cases.look_at_batches import require_batch
 from api.use_cases.submit_batch import BatchDraft, SubmittedBatch, accept_batch, find_batch_replay
-from common.db.batch_retries import EndedItem, list_ended
+from common.db.batch_retries import EndedItem, count_jobless, list_ended
 from common.db.tenants import Caller
-from common.domain.batch import CHUNK, BatchSnapshot
+from common.domain.batch import CHUNK, BatchSnapshot, OnInvalid
 from common.domain.errors import Conflict
 from common.domain.fairness import Lane
 from common.requests.lines import check_defaults
@@ -30,15 +30,16 @@ class BatchRetry:
     batch_id: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     with_canceled: bool = False
+    on_invalid: OnInvalid = "skip"
     idempotency: Idempotency | None = None
 
 
 def retry_batch(services: Services, caller: Caller, retry: BatchRetry) -> SubmittedBatch:
-    """Accept the new batch, as `submit_batch` does. Name, priority (as far as the key may use it), metadata, webhook
-    and what happens to wrong lines are carried over.
+    """Accept the new batch, as `submit_batch` does. Name, priority (as far as the key may use it), metadata and
+    webhook are carried over.
 
-    Raises `NotFound`; `Conflict` unless the batch is over and something of it can be tried again; `Invalid` with
-    pointers into `/overrides`.
+    Raises `NotFound`; `Conflict` unless the batch is over and something of it can be tried again, and when canceled
+    lines are wished of which some never had a job; `Invalid` with pointers into `/overrides`.
     """
     if replay := find_batch_replay(services, caller, retry.idempotency):
         return replay
@@ -46,7 +47,7 @@ def retry_batch(services: Services, caller: Caller, retry: BatchRetry) -> Submit
     batch = _require_ended(services, caller, retry)
     request = {
         "defaults": {},
-        "on_invalid": batch.on_invalid,
+        "on_invalid": retry.on_invalid,
         "metadata": batch.metadata,
         "overrides": keep_images(services, caller, retry.overrides, _POINTER),
     }
@@ -65,8 +66,12 @@ def retry_batch(services: Services, caller: Caller, retry: BatchRetry) -> Submit
 def _require_ended(services: Services, caller: Caller, retry: BatchRetry) -> BatchSnapshot:
     with services.database.read() as connection:
         batch = require_batch(connection, caller.tenant_id, retry.batch_id)
+        jobless = count_jobless(connection, batch)
     if not batch.state.is_terminal:
         raise Conflict(f"the batch is {batch.state}; only one that is over can be retried")
+    if retry.with_canceled and jobless:
+        detail = f"{jobless} lines were canceled before they had a job: hand these in as a new batch"
+        raise Conflict(f"{detail}, and retry without include_canceled")
     return batch
 
 

@@ -21,7 +21,7 @@ from common.domain.batch import BatchSnapshot
 from common.domain.errors import Unavailable
 from common.domain.fairness import Lane
 from common.ids import new_id
-from common.requests.lines import check_defaults
+from common.requests.lines import check_defaults, check_size
 from common.requests.planning import bounded_lane, choose_lane
 from common.storage.keys import content_type_of, manifest_key
 
@@ -84,6 +84,8 @@ def accept_batch(services: Services, caller: Caller, draft: BatchDraft) -> Submi
     batch_id = new_id("bat")
     key = manifest_key(caller.tenant_id, batch_id)
     with closing(draft.draw()) as manifest:
+        check_size(draft.request["defaults"], manifest.lines)
+        check_size(draft.request.get("overrides", {}), manifest.lines, "/overrides")
         _store(services, caller, key, manifest)
         new = NewBatch(
             id=batch_id,

@@ -1,5 +1,6 @@
 """`darkroom batch`: a folder of pictures, or a manifest of them, through one batch."""
 
+import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from client.folder.patience import RETRY_SECONDS, Patience
 from client.folder.plan import FolderOptions
 from client.folder.session import Handed, Session
 from client.folder.summary import Summary
+from client.plain_text import make_plain
+from client.progress import describe_count
 from client.sdk import Darkroom
 
 _Folder = {"exists": True, "file_okay": False, "readable": True}
@@ -103,9 +106,11 @@ def batch(
     """Edit every picture of a folder, each result into a file as it arrives; Ctrl-C and --resume lose nothing."""
     wishes = {name: context.params[name] for name in _OPTIONS}
     options = FolderOptions(server=url, defaults=_defaults(context.params), **wishes)
-    patience = Patience(lambda text: _notes.print(text, markup=False, highlight=False, soft_wrap=True))
-    with open_server(url, key, patience) as server, _ended_well(out, patience):
-        ending = Session(server, options, _notes, patience).run()
+    patience = Patience(lambda text: _notes.print(text, markup=False, highlight=False, soft_wrap=True), server=url)
+    with open_server(url, key, patience) as server:
+        session = Session(server, options, _notes, patience)
+        with _ended_well(session, out, patience):
+            ending = session.run()
     _tell(ending, out)
 
 
@@ -126,14 +131,15 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _ended_well(out: Path, patience: Patience) -> Iterator[None]:
+def _ended_well(session: Session, out: Path, patience: Patience) -> Iterator[None]:
     """Around a run: whatever ends it, the user learns how to go on. SIGTERM is taken as Ctrl-C."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
         patience.stop()
-        _notes.print(f"stopped; what is handed in goes on at the server. {_how_on(out)}", markup=False, soft_wrap=True)
+        ours = "; what is handed in goes on at the server" if session.is_handed_in else ""
+        _notes.print(f"stopped{ours}. {_how_on(out)}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except FolderError as error:
         raise Failure(str(error), exit_code=error.exit_code) from error
@@ -150,14 +156,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _how_on(out: Path) -> str:
-    return f"Go on with: darkroom batch --out {out} --resume"
+    return f"Go on with: {_resuming(out)}"
+
+
+def _resuming(out: Path) -> str:
+    return f"darkroom batch --out {shlex.quote(make_plain(out))} --resume"
 
 
 def _tell(ending: Summary | Handed, out: Path) -> None:
     if isinstance(ending, Summary):
-        print(ending.describe())
+        print(make_plain(ending.describe(), keep_lines=True))
         raise typer.Exit(ending.exit_code)
     if ending.refused:
-        _notes.print(f"{ending.refused} pictures were refused", markup=False, highlight=False)
-    _notes.print(f"Fetch the results with: darkroom batch --out {out} --resume", markup=False, soft_wrap=True)
+        _notes.print(f"refused: {describe_count(ending.refused, 'picture')}", markup=False, highlight=False)
+    _notes.print(f"Fetch the results with: {_resuming(out)}", markup=False, soft_wrap=True)
     print(ending.batch_id or "nothing was handed in")

@@ -2,16 +2,21 @@
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from httpx import codes
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from client.batch import Batch
-from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server
+from client.commands.failing import Failure
+from client.commands.options import LOCAL_SERVER, Json, Key, Overrides, Url, open_server, parse_overrides
+from client.errors import DarkroomAPIError
+from client.plain_text import make_plain
 from client.progress import describe_duration
 
 _ID_WIDTH = 36
@@ -36,7 +41,7 @@ def list_batches(
         for one in itertools.islice(server.batches.list(status=status), limit):
             counts = one.counts
             row = (str(number) for number in (counts.succeeded, counts.failed, counts.total))
-            table.add_row(one.id, one.status, *row, escape(str(one.raw.get("name") or "")))
+            table.add_row(one.id, one.status, *row, escape(make_plain(one.raw.get("name") or "")))
     _console.print(table)
 
 
@@ -71,14 +76,27 @@ def cancel(batch_id: str, url: Url = LOCAL_SERVER, key: Key = None, as_json: Jso
 @app.command()
 def retry(
     batch_id: str,
+    overrides: Overrides = None,
     include_canceled: Annotated[bool, typer.Option("--canceled", help="Also what was canceled.")] = False,
+    on_invalid: Annotated[
+        str | None, typer.Option(help="skip lines that cannot be tried again (the default), or reject the batch.")
+    ] = None,
     url: Url = LOCAL_SERVER,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Make a new batch of what failed in a finished one."""
+    fields = parse_overrides(overrides)
     with open_server(url, key) as server:
-        _show(server.batches.retry(batch_id, include_canceled=include_canceled), as_json=as_json)
+        try:
+            made = server.batches.retry(
+                batch_id, overrides=fields, include_canceled=include_canceled, on_invalid=on_invalid
+            )
+        except DarkroomAPIError as error:
+            if error.status == codes.CONFLICT and not include_canceled and server.batches.get(batch_id).counts.canceled:
+                raise Failure(f"{error.describe()}; what was canceled is tried again with --canceled") from error
+            raise
+        _show(made, as_json=as_json)
 
 
 @app.command()
@@ -113,5 +131,11 @@ def _describe(batch: Batch) -> str:
     numbers = [f"{number} {name}" for name, number in parts.items()]
     numbers += [f"{number} {name}" for name, number in rest.items() if number]
     left = "" if batch.eta_seconds is None else f", {describe_duration(batch.eta_seconds)} left"
-    wrong = "".join(f"\n  line {one.get('line')} {one.get('pointer')}: {one.get('detail')}" for one in batch.errors)
+    wrong = "".join(f"\n  {_describe_error(one)}" for one in batch.errors)
     return f"{batch.id} {batch.status}: {', '.join(numbers)}{left}{wrong}"
+
+
+def _describe_error(error: Mapping[str, Any]) -> str:
+    line = None if error.get("line") is None else f"line {error['line']}"
+    where = " ".join(part for part in (line, error.get("pointer")) if part)
+    return make_plain(f"{where}: {error.get('detail')}" if where else error.get("detail"))

@@ -13,6 +13,7 @@ from client.commands.failing import Failure
 from client.commands.options import LOCAL_SERVER, Key, Url, open_server
 from client.errors import ClientError
 from client.job import Job
+from client.plain_text import make_plain
 from client.progress import shown_progress
 from client.sdk import Darkroom
 
@@ -77,7 +78,7 @@ def describe_outcome(job: Job) -> str:
     """The job in one line."""
     line = f"{job.id} {job.status}"
     if job.error:
-        return f"{line}: {job.error.get('detail')} ({job.error.get('code')})"
+        return make_plain(f"{line}: {job.error.get('detail')} ({job.error.get('code')})")
     if job.is_finished:
         return f"{line}, {len(job.images)} images" if job.images else line
     return f"{line}, {job.progress.value:.0%}"
@@ -111,4 +112,4 @@ def _ending(content_type: str | None) -> str:
 
 def _described(warning: dict[str, Any]) -> str:
     detail = warning.get("detail")
-    return f"warning: {warning.get('code')} at {warning.get('pointer')}" + (f": {detail}" if detail else "")
+    return make_plain(f"warning: {warning.get('code')} at {warning.get('pointer')}" + (f": {detail}" if detail else ""))

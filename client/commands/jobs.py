@@ -3,7 +3,7 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,7 +12,16 @@ from rich.table import Table
 from client.commands import job_options
 from client.commands.follow import Follow, Out, Preview, describe_outcome, fetch_results, follow_job
 from client.commands.job_request import build_request, send_files
-from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server, parse_assignments
+from client.commands.options import (
+    LOCAL_SERVER,
+    Json,
+    Key,
+    Overrides,
+    Url,
+    open_server,
+    parse_assignments,
+    parse_overrides,
+)
 from client.job import Job
 from client.sdk import Darkroom
 
@@ -81,12 +90,7 @@ def cancel(job_id: str, url: Url = LOCAL_SERVER, key: Key = None, as_json: Json 
 @app.command()
 def retry(
     job_id: str,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="A field of the request, as JSON or text; null: its default."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     out: Out = Path("out"),
     wait: Wait = True,
     follow: Follow = True,
@@ -95,9 +99,7 @@ def retry(
     key: Key = None,
 ) -> None:
     """Try a failed or canceled job again, as a new job; wait for the result and save it."""
-    fields = {name: _value(text) for name, text in parse_assignments(overrides or []).items()}
-    if "idempotency_key" in fields:
-        raise typer.BadParameter("an idempotency key is a header and no member of a job request")
+    fields = parse_overrides(overrides)
     with open_server(url, key) as server:
         job = server.retry(job_id, **fields)
         _see_through(server, job, out if wait else None, preview, quietly=not follow)
@@ -157,13 +159,6 @@ def _see_through(server: Darkroom, job: Job, folder: Path | None, preview: Path 
         print(job.id)
     else:
         fetch_results(server, follow_job(server, job, preview, quietly=quietly), folder)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _show(job: Job, *, as_json: bool) -> None:

@@ -1,9 +1,10 @@
 """Options that several commands share, and the forms in which people write sizes and durations."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +15,10 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Url = Annotated[str, typer.Option("--url", envvar="DARKROOM_URL", help="Address of the server.")]
 Key = Annotated[
     str | None, typer.Option("--key", envvar="DARKROOM_KEY", help="API key, where the server asks for one.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the request, as JSON or text; null: its default."),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data", help="Folder of everything embedded.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
@@ -49,6 +54,14 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def parse_overrides(texts: Sequence[str] | None) -> dict[str, Any]:
+    """The fields of a job request in `field=value`, whose values are JSON or else text. Raises `typer.BadParameter`."""
+    fields = {name: _value(text) for name, text in parse_assignments(texts or []).items()}
+    if "idempotency_key" in fields:
+        raise typer.BadParameter("an idempotency key is a header and no member of a job request")
+    return fields
+
+
 def parse_duration(text: str | None) -> float | None:
     """Seconds of `90s`, `30m`, `12h` or `30d`; raises `typer.BadParameter` for anything else."""
     if text is None:
@@ -57,3 +70,10 @@ def parse_duration(text: str | None) -> float | None:
     if match is None:
         raise typer.BadParameter(f"a duration is a number with s, m, h or d, such as 30d, not {text!r}")
     return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from client.commands.failing import Failure
 from client.commands.options import LOCAL_SERVER, Json, Key, Url, open_server
+from client.plain_text import make_plain
 from client.webhook_endpoints import Delivery, Webhook
 from common.domain.webhook_events import DEFAULT_EVENTS
 
@@ -147,7 +148,7 @@ def deliveries(
         tries = f"{one.raw.get('attempt')} {_last_attempt(one)}"
         subject = one.raw.get("job") or one.raw.get("batch")
         name = f"{one.id}\n  {subject}" if subject else one.id
-        table.add_row(name, one.event, _outlook(one), escape(tries.strip()))
+        table.add_row(name, one.event, _outlook(one), escape(make_plain(tries.strip())))
     _console.print(table)
 
 
@@ -188,8 +189,8 @@ def _show_webhook(webhook: Webhook) -> None:
     reason = webhook.raw.get("disabled_reason")
     is_default = set(webhook.events) == set(DEFAULT_EVENTS)
     _console.print(webhook.id, f"{webhook.status} ({reason})" if reason else webhook.status)
-    _console.print(Text(f"  {webhook.url}"), soft_wrap=True)
-    for text in ("every end" if is_default else ", ".join(webhook.events), webhook.description):
+    _console.print(Text(f"  {make_plain(webhook.url)}"), soft_wrap=True)
+    for text in ("every end" if is_default else ", ".join(webhook.events), make_plain(webhook.description)):
         for line in textwrap.wrap(text, _console.width, initial_indent="  ", subsequent_indent="  "):
             _console.print(Text(line))
 
@@ -201,7 +202,7 @@ def _show_log(delivery: Delivery, *, as_json: bool) -> None:
     _console.print(delivery.id, delivery.event, _outlook(delivery), highlight=False)
     for address in (delivery.raw.get("job") or delivery.raw.get("batch"), delivery.raw.get("url")):
         if address:
-            _console.print(Text(f"  {address}"), soft_wrap=True)
+            _console.print(Text(f"  {make_plain(address)}"), soft_wrap=True)
     table = Table(box=None)
     for heading, width in (("at", _MOMENT_WIDTH), ("status", _CODE_WIDTH), ("ms", _MS_WIDTH)):
         table.add_column(heading, min_width=width, no_wrap=True)
@@ -218,7 +219,7 @@ def _show_log(delivery: Delivery, *, as_json: bool) -> None:
 def _first_line(attempt: dict[str, Any]) -> str:
     """Of the answer, or what went wrong; without what would steer the terminal."""
     lines = str(attempt.get("response") or attempt.get("error") or "").strip().splitlines()
-    return "".join(letter if letter.isprintable() else " " for letter in lines[0]) if lines else ""
+    return make_plain(lines[0]) if lines else ""
 
 
 def _outlook(delivery: Delivery) -> str:

@@ -11,9 +11,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from client.batch import Batch
+from client.plain_text import make_plain
 from client.progress import describe_duration
 
 _LINE_SECONDS: Final = 5.0
+# A bar that has been full once stops its clock for good.
+_NEARLY_FULL: Final = 0.9999
 
 
 class Display:
@@ -43,7 +46,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(make_plain(text), markup=False, highlight=False, soft_wrap=True)
 
     def show_uploads(self, done: int, files: int) -> None:
         """So many of the files are with the server."""
@@ -55,7 +58,7 @@ class Display:
         """One more file is with the server, or refused."""
         with self._lock:
             self._uploaded += 1
-        self._show()
+        self._show(now=self._uploaded == self._files)
 
     def show_batch(self, batch: Batch, *, failed_before: int, written: int) -> None:
         """The batch as it is now; so many files never came into it, and so many results are written."""
@@ -72,7 +75,7 @@ class Display:
     def _show(self, *, now: bool = False) -> None:
         text, value = self._describe()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=escape(text), completed=value)
+            self._bar.update(self._task, description=escape(make_plain(text)), completed=min(value, _NEARLY_FULL))
             return
         with self._lock:
             is_due = now or self._clock() - self._said_at >= _LINE_SECONDS
@@ -88,7 +91,8 @@ class Display:
         counts, failed = self._batch.counts, self._ahead + self._batch.counts.failed
         total = counts.total + self._ahead
         parts = [self._batch.status] if self._batch.status != "running" else []
-        parts += [f"{counts.queued} queued", f"{counts.running} running", f"{self._written} of {total} done"]
+        parts += [f"{counts.queued} queued", f"{counts.running} running", f"{counts.succeeded} developed"]
+        parts += [f"{self._written} of {total} fetched"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{counts.canceled} canceled"] if counts.canceled else []
         left = self._batch.eta_seconds

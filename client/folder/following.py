@@ -22,7 +22,7 @@ class BatchSource(Protocol):
         """See `Batches.get`."""
 
     def results(
-        self, batch: Batch | str, *, after: str | None = None, limit: int | None = None
+        self, batch: Batch | str, *, after_line: int | None = None, limit: int | None = None
     ) -> Iterator[BatchResult]:
         """See `Batches.results`."""
 
@@ -79,12 +79,10 @@ class Following:
         return all(entry.custom_id in self._known for entry in self._entries[first : first + PAGE])
 
     def _news(self, first: int) -> list[tuple[Entry, BatchResult]]:
-        after = self._entries[first - 1].custom_id if first else None
-        page = {entry.custom_id: entry for entry in self._entries[first : first + PAGE]}
         news = []
-        for result in self._batches.results(self._batch_id, after=after, limit=PAGE):
-            entry = page.get(result.custom_id)
-            if entry is not None and result.is_finished and result.custom_id not in self._known:
-                self._known.add(result.custom_id)
+        for result in self._batches.results(self._batch_id, after_line=first - 1 if first else None, limit=PAGE):
+            entry = self._entries[result.line]
+            if result.is_finished and entry.custom_id not in self._known:
+                self._known.add(entry.custom_id)
                 news.append((entry, result))
         return news

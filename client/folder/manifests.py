@@ -51,7 +51,7 @@ def read_manifest(path: Path, folder: Path | None) -> list[Line]:
     try:
         lines = list(_read_csv(path) if path.suffix.lower() == ".csv" else _read_jsonl(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from error
+        raise FolderError(f"{path} cannot be read: {error}", exit_code=2) from error
     places = [path.parent] if folder is None else [folder, path.parent]
     for number, line in lines:
         for role in _ROLES:
@@ -68,9 +68,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Line]]:
             try:
                 line = json.loads(text)
             except ValueError as error:
-                raise FolderError(f"{path}, line {number} is not JSON: {error}") from error
+                raise FolderError(f"{path}, line {number} is not JSON: {error}", exit_code=2) from error
             if not isinstance(line, dict):
-                raise FolderError(f"{path}, line {number} is no JSON object")
+                raise FolderError(f"{path}, line {number} is no JSON object", exit_code=2)
             yield number, {name: value for name, value in line.items() if name not in _DROPPED}
 
 
@@ -79,7 +79,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Line]]:
         reader = csv.DictReader(file, strict=True)
         for row in reader:
             if None in row or None in row.values():
-                raise FolderError(f"{path}, line {reader.line_num} has not as many cells as the header")
+                raise FolderError(f"{path}, line {reader.line_num} has not as many cells as the header", exit_code=2)
             cells = {str(name).strip(): text.strip() for name, text in row.items()}
             where = f"{path}, line {reader.line_num}"
             yield (
@@ -93,7 +93,7 @@ def _convert(name: str, text: str, where: str) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        raise FolderError(f"{where}: {name} must be {meant}, not {text!r}") from error
+        raise FolderError(f"{where}: {name} must be {meant}, not {text!r}", exit_code=2) from error
 
 
 def _located(source: Any, places: list[Path], where: str) -> Any:
@@ -107,4 +107,4 @@ def _located(source: Any, places: list[Path], where: str) -> Any:
     for place in places:
         if (place / source).is_file():
             return {"file": str((place / source).resolve())}
-    raise FolderError(f"{where}: there is no file {source}")
+    raise FolderError(f"{where}: there is no file {source}", exit_code=2)

@@ -13,6 +13,7 @@ ENDINGS: Final = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".web
 
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]')
 _SEPARATOR: Final = re.compile(r"[/\\]")
+_MOST_IMAGES: Final = 16
 _LONGEST_PART: Final = 200  # of the 255 bytes that file systems take
 
 
@@ -31,23 +32,25 @@ def choose_custom_ids(names: Iterable[str]) -> list[str]:
     return chosen
 
 
-def choose_stems(custom_ids: Sequence[str]) -> list[str]:
+def choose_stems(custom_ids: Sequence[str], counts: Sequence[int] | None = None) -> list[str]:
     """For each id the relative path of its result, without the ending; no two are equal, whatever the case.
 
-    `a.jpg` gives `a`; where `a.png` is there too, both keep their ending.
+    `a.jpg` gives `a`; where `a.png` is there too, both keep their ending. `counts` are pictures per result, one each
+    unless given: none of the files that `name_files` names for one result has the name of another's.
     """
+    counts = counts or [1] * len(custom_ids)
     plain = [_safe_path(one) for one in custom_ids]
     bare = [_without_ending(one) for one in plain]
     often = Counter(one.casefold() for one in bare)
     taken: set[str] = set()
     stems: list[str] = []
-    for whole, short in zip(plain, bare, strict=True):
+    for whole, short, count in zip(plain, bare, counts, strict=True):
         base = short if often[short.casefold()] == 1 else whole
         found, number = base, 1
-        while found.casefold() in taken:
+        while not taken.isdisjoint(names := _names(found, count)):
             number += 1
             found = f"{base}~{number}"
-        taken.add(found.casefold())
+        taken |= names
         stems.append(found)
     return stems
 
@@ -57,6 +60,12 @@ def name_files(stem: str, endings: Sequence[str]) -> list[str]:
     if len(endings) == 1:
         return [f"{stem}{endings[0]}"]
     return [f"{stem}-{index}{ending}" for index, ending in enumerate(endings)]
+
+
+def _names(stem: str, count: int) -> set[str]:
+    """What a result takes: its own name, and those of its files without their endings."""
+    files = name_files(stem, [""] * min(max(count, 1), _MOST_IMAGES))
+    return {name.casefold() for name in (stem, *files)}
 
 
 def _safe_path(custom_id: str) -> str:

@@ -17,9 +17,12 @@ _SAY_AGAIN_SECONDS: Final = 20.0
 class Patience:
     """The `sleep` of a client whose run can be stopped; `say` is told of long waits, by any thread."""
 
-    def __init__(self, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic, *, server: str = "the server"
+    ) -> None:
         self._say = say
         self._clock = clock
+        self._server = server
         self._stopped = threading.Event()
         self._said_at = float("-inf")
 
@@ -31,7 +34,7 @@ class Patience:
         """Wait before a request is repeated. Raises `Stopped`."""
         if seconds >= _LONG_WAIT and self._clock() - self._said_at > _SAY_AGAIN_SECONDS:
             self._said_at = self._clock()
-            self._say(f"no answer from the server; trying again for up to {RETRY_SECONDS / 60:.0f} minutes")
+            self._say(f"no answer from {self._server}; trying again for up to {RETRY_SECONDS / 60:.0f} minutes")
         self.rest(seconds)
 
     def rest(self, seconds: float) -> None:

@@ -48,7 +48,7 @@ def find_masks(pictures: list[str], folder: Path, *, without: Path) -> list[Path
     missing = [picture for picture, mask in zip(pictures, found, strict=True) if mask is None]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-        raise FolderError(f"{len(missing)} of {len(pictures)} pictures have no mask in {folder}: {shown}")
+        raise FolderError(f"{len(missing)} of {len(pictures)} pictures have no mask in {folder}: {shown}", exit_code=2)
     return [folder / mask for mask in found if mask is not None]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +61,8 @@ class Settings:
 class Entry:
     """One line: its id, the relative path of its result without the ending, and its fields.
 
-    `image` and `mask` are what the API takes, or `{"file": <absolute path>}`; None where there is none.
+    `image` and `mask` are what the API takes, or `{"file": <absolute path>}`; None where there is none. One that was
+    given as null, to have none in spite of the defaults, is among the fields.
     """
 
     custom_id: str
@@ -124,15 +125,19 @@ def make_plan(options: FolderOptions) -> Plan:
     """The plan of a new run. Raises `FolderError` for what cannot be done as a whole; nothing has been sent then."""
     lines, others = _lines_of_manifest(options) if options.manifest else _lines_of_folder(options)
     if not lines:
-        raise FolderError(f"there are no pictures in {options.manifest or options.folder}")
+        raise FolderError(f"there are no pictures in {options.manifest or options.folder}", exit_code=2)
     if len(lines) > MOST_LINES:
         raise FolderError(
             f"{len(lines):,} pictures are more than the {MOST_LINES:,} of one batch: split them over several folders "
-            "or manifests, each with an --out of its own"
+            "or manifests, each with an --out of its own",
+            exit_code=2,
         )
+    settings = read_settings(options)
+    _refuse_grids([settings.defaults, *lines])
     custom_ids = _custom_ids(lines)
-    pairs = zip(lines, custom_ids, choose_stems(custom_ids), strict=True)
-    return Plan(read_settings(options), [_entry(*pair) for pair in pairs], others)
+    stems = choose_stems(custom_ids, [_count_images(settings.defaults | line) for line in lines])
+    pairs = zip(lines, custom_ids, stems, strict=True)
+    return Plan(settings, [_entry(*pair) for pair in pairs], others)
 
 
 def files_of(plan: Plan) -> Iterator[str]:
@@ -158,15 +163,23 @@ def _lines_of_folder(options: FolderOptions) -> tuple[list[dict[str, Any]], int]
     return [line | {"custom_id": name} for line, name in zip(lines, names, strict=True)], found.others
 
 
+def _refuse_grids(requests: Iterable[Mapping[str, Any]]) -> None:
+    outputs = (request.get("output") for request in requests)
+    if any(isinstance(output, dict) and output.get("grid") for output in outputs):
+        raise FolderError(
+            "output.grid is not for batches of files, which have no place for it: leave it out", exit_code=2
+        )
+
+
 def _custom_ids(lines: list[dict[str, Any]]) -> list[str]:
     """Those that the lines give, which must differ; for the others the names of their pictures, or their numbers."""
     given = [line["custom_id"] for line in lines if "custom_id" in line]
     wrong = next((one for one in given if not isinstance(one, str) or not one), None)
     if wrong is not None:
-        raise FolderError(f"a custom_id is text and not empty, not {wrong!r}")
+        raise FolderError(f"a custom_id is text and not empty, not {wrong!r}", exit_code=2)
     often = Counter(given).most_common(1)
     if often and often[0][1] > 1:
-        raise FolderError(f"{often[0][1]} lines have the custom_id {often[0][0]}")
+        raise FolderError(f"{often[0][1]} lines have the custom_id {often[0][0]}", exit_code=2)
     ours = [_name(number, line) for number, line in enumerate(lines) if "custom_id" not in line]
     fresh = iter(choose_custom_ids([*given, *ours])[len(given) :])
     return [line["custom_id"] if "custom_id" in line else next(fresh) for line in lines]
@@ -177,12 +190,24 @@ def _name(number: int, line: Mapping[str, Any]) -> str:
     return Path(image["file"]).name if isinstance(image, dict) and "file" in image else str(number)
 
 
+def _count_images(fields: Mapping[str, Any]) -> int:
+    """How many pictures the job makes; a wrong number is for the server to refuse."""
+    count = fields.get("num_images")
+    return count if isinstance(count, int) else 1
+
+
 def _entry(line: Mapping[str, Any], custom_id: str, stem: str) -> Entry:
-    fields = {name: value for name, value in line.items() if name not in ("custom_id", *ROLES)}
+    fields = {
+        name: value
+        for name, value in line.items()
+        if name not in ("custom_id", *ROLES) or (name in ROLES and value is None)
+    }
     sources = {role: line.get(role) for role in ROLES}
     for role, source in sources.items():
         if not isinstance(source, dict | None):
-            raise FolderError(f'{custom_id}: {role} must be the name of a file, or an object such as {{"url": "…"}}')
+            raise FolderError(
+                f'{custom_id}: {role} must be the name of a file, or an object such as {{"url": "…"}}', exit_code=2
+            )
     return Entry(custom_id, stem, fields, **sources)
 
 
@@ -195,4 +220,4 @@ def _digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FolderError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise FolderError(f"{path} cannot be read: {error.strerror or error}", exit_code=2) from error

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 
 from client.batch import Batch
-from client.errors import DarkroomAPIError
+from client.errors import ConnectionFailed, DarkroomAPIError
 from client.folder.crew import Crew
 from client.folder.display import Display
 from client.folder.errors import FolderError
@@ -22,6 +22,7 @@ from client.folder.submitting import end_refused, error_before, find_lost_batch,
 from client.folder.summary import FAILED_NAME, Summary, conclude
 from client.folder.uploading import Uploading
 from client.folder.writing import Writing
+from client.progress import describe_count
 from client.sdk import Darkroom
 
 _MOST_IMAGES: Final = 16
@@ -53,6 +54,12 @@ class Session:
         self._console = console
         self._patience = patience
         self._clock = clock
+        self._is_handed_in = False
+
+    @property
+    def is_handed_in(self) -> bool:
+        """Whether the server has the batch, or may have it."""
+        return self._is_handed_in
 
     def run(self) -> Summary | Handed:
         """Do all that is left. Raises `FolderError`, `ClientError` and OSError; then it can be resumed, unless the
@@ -101,33 +108,51 @@ class Session:
                 return Handed(batch_id, sum(error_before(state, entry) is not None for entry in plan.entries))
             if batch_id is not None:
                 self._fetch(state, plan, batch_id, display)
-        summary = conclude(state, plan, seconds=self._clock() - began, written_before=before)
+        seconds = None if self._options.resume else self._clock() - began
+        summary = conclude(state, plan, seconds=seconds, written_before=before)
         if not state.is_over:
             state.note_end()
         return summary
 
     def _hand_in(self, state: State, plan: Plan, display: Display) -> str | None:
         """The id of the batch, which is made unless it is there; None when every file was refused."""
-        if state.batch_id is None and state.submission_is_old():
+        self._is_handed_in = state.submission is not None
+        if state.batch_id is None and state.submission_is_old(files_of(plan)):
             find_lost_batch(self._server.batches, state)
         if state.batch_id is None:
             if state.submission is None:
                 self._upload(state, plan, display)
+            self._is_handed_in = True
             batch = submit_batch(self._server.batches, state, plan)
             if batch is not None:
-                display.say(f"{batch.id}: {batch.counts.total} jobs")
+                display.say(f"{batch.id}: {describe_count(batch.counts.total, 'job')}")
         return state.batch_id
 
     def _upload(self, state: State, plan: Plan, display: Display) -> None:
         """Send every file; those of a first round that took a day are sent once more."""
         files = list(files_of(plan))
+        if not self._options.resume:
+            self._require_server(state)
+        self._show_uploads(state, files, display)
         if plan.settings.manifest is None and plan.settings.on_invalid != "skip":
             self._try_first(state, plan, display)
         for _ in range(_ROUNDS):
+            self._show_uploads(state, files, display)
             Uploading(self._server, state, self._patience, display).send(files, self._options.concurrency)
             if all(state.fresh_copy(path) or state.sent[path].error for path in files):
                 return
         raise FolderError("the pictures change or expire faster than they are sent")
+
+    def _require_server(self, state: State) -> None:
+        """Raise `FolderError` for an address where nothing is: nothing has been sent, so there is nothing to resume."""
+        try:
+            self._server.require_answer()
+        except ConnectionFailed as error:
+            state.note_end()
+            raise FolderError(f"{error}; nothing was sent") from error
+
+    def _show_uploads(self, state: State, files: Sequence[str], display: Display) -> None:
+        display.show_uploads(sum(state.fresh_copy(path) is not None for path in files), len(files))
 
     def _try_first(self, state: State, plan: Plan, display: Display) -> None:
         """Have the first picture's job judged before the others are sent: what is wrong with it is so with all."""
@@ -176,22 +201,24 @@ class Session:
         met += [FAILED_NAME] if FAILED_NAME in there and not is_ours else []
         if met:
             shown = ", ".join(met[:_SHOWN]) + (", …" if len(met) > _SHOWN else "")
+            met_files = describe_count(len(met), "file")
             raise FolderError(
-                f"{len(met)} files in {out} would be overwritten ({shown}): give another --out, or --overwrite",
+                f"{met_files} in {out} would be overwritten ({shown}): give another --out, or --overwrite",
                 exit_code=2,
             )
 
     def _announce(self, plan: Plan) -> None:
-        others = f"; {plan.others} other files are no PNG, JPEG or WebP and stay out" if plan.others else ""
-        self._console.print(f"{len(plan.entries)} pictures{others}", markup=False, highlight=False, soft_wrap=True)
+        others = f"; {describe_count(plan.others, 'other file')} left out: no PNG, JPEG or WebP" if plan.others else ""
+        pictures = describe_count(len(plan.entries), "picture")
+        self._console.print(f"{pictures}{others}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _note_rejection(state: State, entries: Sequence[Entry], batch: Batch) -> None:
     """Of a batch of which nothing was queued: the wrong lines with their errors, the others with the reason."""
-    wrong: dict[int, dict[str, object]] = {}
+    wrong: dict[int | None, dict[str, object]] = {}
     for one in batch.errors:
-        wrong.setdefault(int(one["line"]), {name: value for name, value in one.items() if name != "line"})
-    others = {"code": "batch_rejected", "detail": "other lines are wrong, and nothing was queued"}
+        wrong.setdefault(one.get("line"), {name: value for name, value in one.items() if name != "line"})
+    others = wrong.get(None, {"code": "batch_rejected", "detail": "other lines are wrong, and nothing was queued"})
     for number, entry in enumerate(entries):
         state.note_outcome(entry.custom_id, Outcome("failed", {}, wrong.get(number, others)))
 

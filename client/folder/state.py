@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,8 +69,11 @@ class State:
         self._read()
 
     def begin(self, plan: Plan) -> None:
-        """Start a new run; of the one before only what was sent to the same server is kept."""
-        kept = list(self.sent.values()) if self.plan and self.plan.settings.server == plan.settings.server else []
+        """Start a new run; of the one before only what the same server has taken is kept: what it refused, it may
+        take today.
+        """
+        is_same = self.plan is not None and self.plan.settings.server == plan.settings.server
+        kept = [one for one in self.sent.values() if is_same and one.upload is not None]
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("plan.jsonl", "journal.jsonl", "manifest.jsonl"):  # the plan first: without it there is no run
             (self.folder / name).unlink(missing_ok=True)
@@ -121,9 +124,12 @@ class State:
             return None
         return sent if (now.st_size, now.st_mtime_ns) == (sent.size, sent.mtime_ns) else None
 
-    def submission_is_old(self) -> bool:
-        """Whether the server may have forgotten the key of the submission, and its uploads."""
-        return self.submission is not None and self._wall_clock() - self.submission.at > FRESH_SECONDS
+    def submission_is_old(self, files: Iterable[str]) -> bool:
+        """Whether the server may have forgotten the key of the submission, or an upload of these files of it."""
+        if self.submission is None:
+            return False
+        uploads = [self.sent[path].at for path in files if path in self.sent and self.sent[path].upload is not None]
+        return self._wall_clock() - min([self.submission.at, *uploads]) > FRESH_SECONDS
 
     def now(self) -> float:
         """Seconds since the epoch, by this machine."""

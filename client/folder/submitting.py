@@ -1,6 +1,7 @@
 """Handing in the batch of a run: once, however often the run is killed around it."""
 
 import uuid
+from datetime import datetime
 from typing import Any, Final
 
 from client.batch import Batch
@@ -12,7 +13,9 @@ from client.folder.plan import Entry, Plan
 from client.folder.state import State
 
 _MARK: Final = "darkroom_folder_run"
-_REFUSED: Final = frozenset({400, 403, 413, 415, 422})
+# What the server says of the request, whoever asks; a key that may not may become one that may.
+_REFUSED: Final = frozenset({400, 413, 415, 422})
+_CLOCKS_DIFFER_SECONDS: Final = 86_400
 
 
 def submit_batch(batches: Batches, state: State, plan: Plan) -> Batch | None:
@@ -30,18 +33,28 @@ def submit_batch(batches: Batches, state: State, plan: Plan) -> Batch | None:
             return None
         write_whole(state.manifest, lines)
         state.note_submission(uuid.uuid4().hex)
-    batch = _post(batches, state, plan)
+    try:
+        batch = _post(batches, state, plan)
+    except DarkroomAPIError as error:
+        # A try before this one, whose answer was lost, may have arrived all the same.
+        lost = find_lost_batch(batches, state) if error.status in _REFUSED else None
+        if lost is not None:
+            return lost
+        end_refused(state, error)
+        raise
     state.note_batch(batch.id)
     return batch
 
 
 def find_lost_batch(batches: Batches, state: State) -> Batch | None:
-    """The batch of a submission whose answer never came, so long ago that its key is forgotten; None if there is none.
+    """The batch of a submission whose answer never came, found by its mark; None if there is none.
 
-    Then the submission is dropped: its uploads are gone too.
+    Then the submission is dropped, and the next one has a key and uploads of its own. Raises `ClientError`.
     """
     assert state.submission is not None
     for batch in batches.list():
+        if _is_from_before(batch, state.submission.at):
+            break
         is_marked = (batch.raw.get("metadata") or {}).get(_MARK) == state.submission.key
         if is_marked and batch.raw.get("retry_of") is None:  # a retry has the metadata of what it retries
             state.note_batch(batch.id)
@@ -72,23 +85,25 @@ def end_refused(state: State, error: DarkroomAPIError) -> None:
     """
     if error.status in _REFUSED:
         state.note_end()
-        wrong = "".join(f"\n  {one.get('pointer')}: {one.get('detail')}" for one in error.errors)
-        raise FolderError(f"the server refuses this, and nothing is queued: {error}{wrong}") from error
+        said = f"the server refuses this, and nothing is queued: {error.describe()}"
+        raise FolderError(said, exit_code=2) from error
 
 
 def _post(batches: Batches, state: State, plan: Plan) -> Batch:
     assert state.submission is not None
     settings, key = plan.settings, state.submission.key
-    try:
-        return batches.submit(
-            manifest=state.manifest,
-            defaults=settings.defaults,
-            name=settings.name,
-            priority=settings.priority,
-            on_invalid=settings.on_invalid,
-            metadata={_MARK: key},
-            idempotency_key=key,
-        )
-    except DarkroomAPIError as error:
-        end_refused(state, error)
-        raise
+    return batches.submit(
+        manifest=state.manifest,
+        defaults=settings.defaults,
+        name=settings.name,
+        priority=settings.priority,
+        on_invalid=settings.on_invalid,
+        metadata={_MARK: key},
+        idempotency_key=key,
+    )
+
+
+def _is_from_before(batch: Batch, moment: float) -> bool:
+    """Whether it was made before this moment, however wrong the clock of this machine goes."""
+    made_at = batch.raw.get("created_at")
+    return made_at is not None and datetime.fromisoformat(made_at).timestamp() < moment - _CLOCKS_DIFFER_SECONDS

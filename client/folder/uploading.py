@@ -1,11 +1,12 @@
 """The pictures of a plan on their way to the server: several at once, each content once."""
 
 import hashlib
-import os
+import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from client.errors import DarkroomAPIError
@@ -17,6 +18,9 @@ from client.uploads import Upload
 
 # What the server says of a file; anything else it says of us, or of itself.
 _OF_THE_FILE: Final = frozenset({400, 413, 415, 422})
+_MOST_BYTES: Final = 512 << 20
+_STORE_TRIES: Final = 3
+_STORE_REST_SECONDS: Final = 1.0
 
 
 class Uploader(Protocol):
@@ -47,7 +51,6 @@ class Uploading:
             if sent.upload is not None and self._state.fresh_copy(sent.path) == sent:
                 self._contents[sent.sha256] = _known(sent)
         waiting = [path for path in files if self._state.fresh_copy(path) is None]
-        self._display.show_uploads(len(files) - len(waiting), len(files))
         with Crew(concurrency, self._patience) as crew:
             # The first one alone: it shows whether there is an object store to send the others to.
             crew.give(self._send, waiting[:1])
@@ -59,16 +62,20 @@ class Uploading:
         self._patience.check()
         try:
             sent = self._send_file(path)
-        except OSError as error:
-            detail = f"the file cannot be read: {error.strerror or error}"
+        except (OSError, _Unfit) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            detail = f"the file cannot be read: {reason}"
             sent = Sent(path, -1, -1, "", self._state.now(), error={"code": "unreadable", "detail": detail})
         self._state.note_sent(sent)
         self._display.count_upload()
 
     def _send_file(self, path: str) -> Sent:
-        with open(path, "rb") as file:
-            about = os.fstat(file.fileno())
-            data = file.read()
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+            raise _Unfit("it is no regular file")
+        if about.st_size > _MOST_BYTES:
+            raise _Unfit(f"it has {about.st_size >> 20} MiB, and more than {_MOST_BYTES >> 20} are not sent")
+        data = Path(path).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
             known = self._contents.get(digest)
@@ -79,9 +86,9 @@ class Uploading:
 
     def _send_content(self, promise: "Future[Sent]", sent: Sent, data: bytes) -> None:
         try:
-            promise.set_result(replace(sent, upload=self._server.upload(data, directly=True).id))
+            promise.set_result(replace(sent, upload=self._upload(data)))
         except DarkroomAPIError as error:
-            if error.status not in _OF_THE_FILE:
+            if error.status not in _OF_THE_FILE or _is_of_a_store(error):
                 promise.set_exception(error)
                 raise
             promise.set_result(replace(sent, error=describe_refusal(error)))
@@ -89,11 +96,31 @@ class Uploading:
             promise.set_exception(error)
             raise
 
+    def _upload(self, data: bytes) -> str:
+        """The id. What an object store complains of, such as a signature that is out of date, is tried anew."""
+        for left in reversed(range(_STORE_TRIES)):
+            try:
+                return self._server.upload(data, directly=True).id
+            except DarkroomAPIError as error:
+                if not _is_of_a_store(error) or not left:
+                    raise
+            self._patience.rest(_STORE_REST_SECONDS)
+        raise AssertionError("the last try returns or raises")
+
 
 def describe_refusal(error: DarkroomAPIError) -> dict[str, Any]:
     """A refusal as it stands in `failed.jsonl`."""
     members = {"status": error.status, "code": error.code, "detail": error.detail, "errors": list(error.errors)}
     return {name: value for name, value in members.items() if value != []}
+
+
+def _is_of_a_store(error: DarkroomAPIError) -> bool:
+    """Whether a 400 is not in the words of our API, which give it a code."""
+    return error.status == 400 and error.code == "http_400"
+
+
+class _Unfit(Exception):
+    """Why a file is not even read."""
 
 
 def _known(sent: Sent) -> "Future[Sent]":

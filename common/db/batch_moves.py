@@ -1,5 +1,5 @@
-"""Moving a batch from one state to another: one conditional UPDATE, its deliveries and the end of its manifest, in the
-caller's transaction.
+"""Moving a batch from one state to another: one conditional UPDATE, and at its end its counts, its deliveries and
+the end of its manifest, in the caller's transaction.
 
 Nothing else writes `batches.state` but the INSERT.
 """
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.announcing import Event, announce_events
+from common.db.batch_counts import keep_counts
 from common.db.tables import batches, objects
 from common.db.types import after_now, now
 from common.domain.batch import BatchState
@@ -36,8 +37,8 @@ def move_batch(
 ) -> bool:
     """Make the move if the batch is in one of `sources` and the condition holds; False when not, and nothing is done.
 
-    A terminal state lets go of the lease, is never tended again, and writes its deliveries; the courier may be rung
-    after the commit.
+    A terminal state lets go of the lease, is never tended again, keeps its counts, and writes its deliveries; the
+    courier may be rung after the commit.
     """
     ending = _OVER | {"finished_at": now()} if target.is_terminal else {}
     statement = (
@@ -50,6 +51,7 @@ def move_batch(
     if row is None:
         return False
     if target.is_terminal:
+        keep_counts(connection, batch_id)
         announce_events(connection, [Event(row.tenant_id, batch_id, row.version, _EVENTS[target])])
         if row.manifest_key is not None:
             keep_manifest(connection, row.manifest_key, ENDED_MANIFEST_SECONDS)

@@ -1,10 +1,11 @@
-"""The look at a batch that its outlook is made of: a bounded one, however many of its jobs wait."""
+"""The look at a batch that its outlook is made of: it reads a sample, however many of its jobs wait."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.flows import virtual_time
 from common.db.outlook import LOOK_JOBS
@@ -23,14 +24,15 @@ _COLUMNS = (jobs.c.id, jobs.c.pool, jobs.c.model, jobs.c.cost, jobs.c.vtime)
 def look_at_batch(connection: Connection, batch: BatchSnapshot) -> list[Part]:
     """What the batch has in every pool where jobs of it wait or run; at most `LOOK_JOBS` running ones are seen.
 
-    Of its claimable jobs the first and the last `SAMPLE` are read, and as many held ones; the others count as these do,
-    by the counts of the snapshot. Jobs of a batch are tagged in the order of their ids, so that the first is among
-    them.
+    Of its claimable jobs the first and the last `SAMPLE` are read, and as many held ones; the others count as these do:
+    held ones are counted then, and the rest of the snapshot's waiting ones may be claimed. Jobs of a batch are tagged
+    in the order of their ids, so that the first is among them.
     """
     free, held = _claimable(connection, batch.id), _held(connection, batch.id)
     standing = batch.counts.queued - (batch.total - batch.inserted)
-    free_weight = max(1.0, (standing - len(held)) / len(free)) if len(free) == 2 * SAMPLE else 1.0
-    held_weight = max(1.0, (standing - len(free) * free_weight) / len(held)) if len(held) == SAMPLE else 1.0
+    held_count = _count_held(connection, batch.id) if len(held) == SAMPLE else len(held)
+    held_weight = held_count / len(held) if held else 1.0
+    free_weight = max(1.0, (standing - held_count) / len(free)) if len(free) == 2 * SAMPLE else 1.0
     running = _running(connection, batch.id)
     pools = sorted({row.pool for row in (*free, *held, *running)})
     return [
@@ -57,8 +59,17 @@ def _claimable(connection: Connection, batch_id: str) -> list[Row[Any]]:
 
 
 def _held(connection: Connection, batch_id: str) -> list[Row[Any]]:
-    mine = (jobs.c.batch_id == batch_id) & (jobs.c.state == JobState.QUEUED) & jobs.c.held.is_not(None)
-    return list(connection.execute(select(*_COLUMNS).where(mine).limit(SAMPLE)))
+    return list(connection.execute(select(*_COLUMNS).where(_is_held(batch_id)).limit(SAMPLE)))
+
+
+def _count_held(connection: Connection, batch_id: str) -> int:
+    """Of an index alone, see `ix_jobs_batch_state`."""
+    query = select(func.count()).select_from(jobs).where(_is_held(batch_id))
+    return int(connection.execute(query).scalar_one())
+
+
+def _is_held(batch_id: str) -> ColumnElement[bool]:
+    return (jobs.c.batch_id == batch_id) & (jobs.c.state == JobState.QUEUED) & jobs.c.held.is_not(None)
 
 
 def _shares(free: list[tuple[Row[Any], float]], held: list[tuple[Row[Any], float]], pool: str) -> list[Share]:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from common.db.tables import batch_items, jobs
+from common.domain.batch import BatchSnapshot, BatchState
 from common.domain.lifecycle import JobState
 
 
@@ -35,3 +36,12 @@ def list_ended(
         .limit(limit)
     )
     return [EndedItem(row.line, row.custom_id or str(row.line), row.job_id) for row in connection.execute(query)]
+
+
+def count_jobless(connection: Connection, batch: BatchSnapshot) -> int:
+    """How many lines of this batch, which is over, were canceled before they had a job."""
+    if batch.state is not BatchState.CANCELED:
+        return 0
+    without = batch_items.c.job_id.is_(None) & batch_items.c.error.is_(None)
+    query = select(func.count()).where(batch_items.c.batch_id == batch.id, without)
+    return batch.total - batch.inserted + connection.execute(query).scalar_one()

@@ -33,6 +33,7 @@ __all__ = [
     "ScaleOf",
     "cancel_batch",
     "cancel_some",
+    "count_queued",
     "draw_together",
     "hold_some",
     "pause_batch",
@@ -155,6 +156,12 @@ def cancel_some(connection: Connection, batch_id: str, *, limit: int = CHUNK) ->
         wish_cancel(connection, jobs.c.id.in_(running))
         cancel_unjoined(connection, jobs.c.id.in_(running))
     return len(queued) + len(running)
+
+
+def count_queued(connection: Connection, batch_id: str, *, most: int) -> int:
+    """How many jobs of it are queued, held or not; no more than `most` are looked at."""
+    page = select(jobs.c.id).where(jobs.c.batch_id == batch_id, _QUEUED).limit(most).subquery()
+    return connection.execute(select(func.count()).select_from(page)).scalar_one()
 
 
 def _is(batch_id: str) -> ColumnElement[bool]:

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _ACTIVE: Final = (BatchState.RUNNING, BatchState.PAUSED)
-_COPIED: Final = ("id", "tenant_id", "total", "validated", "inserted", "manifest_key", "request", "retry_of")
+_COPIED: Final = ("id", "tenant_id", "version", "total", "validated", "inserted", "manifest_key", "request", "retry_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class BatchWork:
     id: str
     tenant_id: str
     state: BatchState
+    version: int
     lane: Lane
     total: int
     validated: int
@@ -147,13 +148,14 @@ def insert_items(
 def settle_batch(connection: Connection, work: BatchWork) -> BatchState | None:
     """The terminal state that the batch comes to now: all its lines stand, and no job of it can change any more.
 
-    `canceled` if that was wished, else `completed` of a running one; None when it is not over or not ours. A paused
-    batch is not over before it is resumed. To be called when what a cancel changes has been retagged.
+    `canceled` if that was wished and its flows have been drawn together since, else `completed` of a running one; None
+    when it is not over or not ours. A paused batch is not over before it is resumed.
     """
     changing = exists().where(jobs.c.batch_id == batches.c.id, jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
     is_over = _holds(work) & (batches.c.inserted == batches.c.total) & ~changing
     is_wished = batches.c.cancel_requested_at.is_not(None)
-    if move_batch(connection, work.id, _ACTIVE, BatchState.CANCELED, is_over & is_wished):
+    is_followed = is_wished & batches.c.retagged_at.is_not(None)
+    if move_batch(connection, work.id, _ACTIVE, BatchState.CANCELED, is_over & is_followed):
         return BatchState.CANCELED
     if move_batch(connection, work.id, [BatchState.RUNNING], BatchState.COMPLETED, is_over & ~is_wished):
         return BatchState.COMPLETED
@@ -161,8 +163,13 @@ def settle_batch(connection: Connection, work: BatchWork) -> BatchState | None:
 
 
 def note_retagged(connection: Connection, work: BatchWork) -> bool:
-    """The flows of a canceled or paused batch have been drawn together. False when it is no longer ours."""
-    return _write(connection, _holds(work), {"retagged_at": func.coalesce(batches.c.retagged_at, now())})
+    """The flows of a canceled or paused batch have been drawn together.
+
+    False when it is no longer ours, or another pause or cancel has come since the look: that one is to be followed yet.
+    """
+    is_wished = batches.c.cancel_requested_at.is_not(None)
+    is_as_seen = (batches.c.version == work.version) & (is_wished if work.cancel_requested else ~is_wished)
+    return _write(connection, _holds(work) & is_as_seen, {"retagged_at": func.coalesce(batches.c.retagged_at, now())})
 
 
 def put_back(connection: Connection, work: BatchWork, seconds: float | None) -> bool:

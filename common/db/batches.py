@@ -7,16 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import Connection, Row, Select, insert, select
 
+from common.db.batch_counts import counted, counts_in
 from common.db.batch_moves import keep_manifest
 from common.db.objects import ANNOUNCED_SECONDS
-from common.db.tables import batch_items, batches, jobs, objects
+from common.db.tables import batches, objects
 from common.db.types import after_now, now
 from common.db.upsert import upsert
-from common.domain.batch import BatchSnapshot, BatchState, counts_of
+from common.domain.batch import BatchSnapshot, BatchState
 from common.domain.fairness import Lane
-from common.domain.lifecycle import JobState
 
 __all__ = [
     "NewBatch",
@@ -102,25 +102,17 @@ def announce_manifest(connection: Connection, tenant_id: str, key: str, bytes_: 
 
 
 def _snapshots() -> Select[Any]:
-    """Batches with the number of their jobs in each state, in one statement: the numbers are of one moment."""
-    wrong = select(func.count()).where(batch_items.c.batch_id == batches.c.id, batch_items.c.error.is_not(None))
-    return select(batches, *(_jobs_in(state) for state in JobState), wrong.scalar_subquery().label("wrong"))
-
-
-def _jobs_in(state: JobState) -> Any:
-    counted = select(func.count()).where(jobs.c.batch_id == batches.c.id, jobs.c.state == state)
-    return counted.scalar_subquery().label(f"{state}_jobs")
+    """Batches with what is counted of those that are not over."""
+    return select(batches, *counted())
 
 
 def _snapshot(row: Row[Any]) -> BatchSnapshot:
     members = row._mapping
-    state = BatchState(row.state)
-    by_state = {one: int(members[f"{one}_jobs"]) for one in JobState}
     errors = row.errors or {}
     return BatchSnapshot(
         **{name: members[name] for name in _COPIED},
-        state=state,
-        counts=counts_of(state, row.total, by_state, row.wrong),
+        state=BatchState(row.state),
+        counts=counts_in(row),
         on_invalid=row.request.get("on_invalid", "reject"),
         errors=errors.get("first", []),
         error_count=errors.get("count", 0),

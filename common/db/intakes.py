@@ -6,14 +6,15 @@ sees that its intake was the last. A courier's writes carry worker and attempt o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import ColumnElement
 
 from common.db.moves import hold_of_batch, move_jobs, write_event
 from common.db.objects import refer_to_input
-from common.db.tables import intakes, job_requests, jobs
+from common.db.tables import intakes, job_requests, jobs, pools
 from common.db.types import after_now, now
 from common.domain.batching import call_key, step_key
 from common.domain.catalogue import Catalogue
@@ -28,7 +29,9 @@ from common.domain.wishes import drawn_seed, wishes_of
 
 PAGE = 100
 
-_AWAITS = (jobs.c.state == JobState.QUEUED) & (jobs.c.held == Hold.INTAKE)
+# Said as the index of intakes says it.
+_HELD: Final = jobs.c.held == literal_column(f"'{Hold.INTAKE}'")
+_AWAITS: Final = (jobs.c.state == JobState.QUEUED) & _HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +58,16 @@ def insert_intakes(connection: Connection, job_id: str, tenant_id: str, urls: Ma
 
 
 def take(connection: Connection, worker_id: str, lease_seconds: float) -> Intake | None:
-    """The intake that has been due for longest and that nobody holds, now held by this courier."""
-    is_free = or_(intakes.c.lease_until.is_(None), intakes.c.lease_until < now())
-    is_wanted = _AWAITS & jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at > now())
-    due = (
-        select(intakes.c.job_id, intakes.c.role)
-        .join(jobs, jobs.c.id == intakes.c.job_id)
-        .where(intakes.c.next_at <= now(), is_free, is_wanted)
-        .order_by(intakes.c.next_at)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=intakes)
-        .cte("due")
-    )
-    statement = (
-        update(intakes)
-        .where(intakes.c.job_id == due.c.job_id, intakes.c.role == due.c.role)
-        .values(worker_id=worker_id, lease_until=after_now(lease_seconds), attempt=intakes.c.attempt + 1)
-        .returning(*(intakes.c[name] for name in Intake.__dataclass_fields__))
-    )
-    row = connection.execute(statement).one_or_none()
-    return None if row is None else Intake(**row._mapping)
+    """An intake that is due and that nobody holds, now held by this courier: of a pool, in the order of service.
+
+    So a batch of many URLs keeps nobody else's job waiting. The tags of different pools do not compare: these take
+    turns by chance.
+    """
+    for pool in connection.execute(select(pools.c.name).order_by(func.random())).scalars().all():
+        row = connection.execute(_take_first(pool, worker_id, lease_seconds)).one_or_none()
+        if row is not None:
+            return Intake(**row._mapping)
+    return None
 
 
 def retry_later(connection: Connection, intake: Intake, seconds: float, *, spend: bool = True) -> bool:
@@ -123,6 +116,27 @@ def forget_intakes(connection: Connection) -> int:
     awaits_none = jobs.c.held.is_distinct_from(Hold.INTAKE)  # what has a hold is queued
     over = select(intakes.c.job_id).join(jobs, jobs.c.id == intakes.c.job_id).where(awaits_none).limit(PAGE)
     return connection.execute(delete(intakes).where(intakes.c.job_id.in_(over))).rowcount
+
+
+def _take_first(pool: str, worker_id: str, lease_seconds: float) -> ReturningUpdate[Any]:
+    """Walks along the index of awaited images from its head: past what is held, or waits for its next try."""
+    is_free = or_(intakes.c.lease_until.is_(None), intakes.c.lease_until < now())
+    is_wanted = _AWAITS & jobs.c.cancel_requested_at.is_(None) & (jobs.c.deadline_at > now())
+    first = (
+        select(intakes.c.job_id, intakes.c.role)
+        .join(jobs, jobs.c.id == intakes.c.job_id)
+        .where(jobs.c.pool == pool, is_wanted, intakes.c.next_at <= now(), is_free)
+        .order_by(jobs.c.vtime, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=intakes)
+        .cte("first")
+    )
+    return (
+        update(intakes)
+        .where(intakes.c.job_id == first.c.job_id, intakes.c.role == first.c.role)
+        .values(worker_id=worker_id, lease_until=after_now(lease_seconds), attempt=intakes.c.attempt + 1)
+        .returning(*(intakes.c[name] for name in Intake.__dataclass_fields__))
+    )
 
 
 def _holds(intake: Intake) -> ColumnElement[bool]:

@@ -181,6 +181,14 @@ jobs = Table(
         sqlite_where=text("state = 'queued' AND held IS NULL AND lane = 'high'"),
     ),
     Index(
+        "ix_jobs_intake",
+        "pool",
+        "vtime",
+        "id",
+        postgresql_where=text("held = 'intake'"),
+        sqlite_where=text("held = 'intake'"),
+    ),
+    Index(
         "ix_jobs_lease",
         "lease_until",
         postgresql_where=text("state = 'running'"),
@@ -368,7 +376,6 @@ intakes = Table(
     moment("lease_until", "that courier is presumed dead after this"),
     created_at(),
     CheckConstraint("(worker_id IS NULL) = (lease_until IS NULL)", name="lease"),
-    Index(None, "next_at"),
     comment="Images to be fetched before their job may be claimed. Written with the job; worked off by couriers.",
 )
 
@@ -404,6 +411,7 @@ batches = Table(
     text_column("manifest_key", "stored manifest", nullable=True),
     document("request", "defaults, overrides of a retry, on_invalid, metadata"),
     document("errors", "first 100 line errors, with the number of all", nullable=True),
+    document("final_counts", "counts of its lines, from the rows when it became terminal", nullable=True),
     moment("cancel_requested_at", "the wish to cancel"),
     moment("retagged_at", "after its last pause or cancel: when its flows were drawn together"),
     moment("tend_at", "when a courier is to look at it next; null: never again"),

@@ -28,7 +28,10 @@ NOTHING: Final = Used()
 
 @dataclass(frozen=True, slots=True)
 class UsageDay:
-    """A tenant's UTC day: jobs that ended, results that were made, device seconds of attempts that ended."""
+    """A tenant's UTC day: jobs that ended, results that were made, device seconds of attempts that ended.
+
+    What a lost worker spent on an attempt is not in it: nobody was left who could tell.
+    """
 
     day: date
     jobs: int = 0

@@ -102,6 +102,7 @@ TITLES = {
     "unauthorized": "A valid API key is needed",
     "forbidden": "The key does not allow this",
     "not_found": "There is no such thing",
+    "request_timeout": "The body came too slowly",
     "idempotency_in_flight": "The first request with this key is still being written",
     "not_editable": "Its state does not allow this",
     "gone": "It has been erased",

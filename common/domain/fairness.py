@@ -68,8 +68,8 @@ def drawn_together(queue: Sequence[Waiting], *, end: float, virtual_time: float)
     """New tags of jobs of one flow, in the order of their tags, after others of it have left; and where the next page
     of the flow begins.
 
-    `end` is where the page before ended, or anything up to V at first. Gaps close; no tag is raised, and none is put
-    before V, so that nobody else's place gets worse than the flow's weight allows.
+    `end` is where the page before ended; at first where the gap begins, or anything up to V. Gaps close; no tag is
+    raised, and none is put before V, so that nobody else's place gets worse than the flow's weight allows.
     """
     tags = []
     for job in queue:

@@ -6,7 +6,8 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
-_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
+UNFIT: Final = re.compile("[\0\ud800-\udfff]")
+"""What a database or a tokenizer cannot hold: NUL and lone surrogates."""
 
 
 class Strict(BaseModel):
@@ -16,8 +17,8 @@ class Strict(BaseModel):
 
 
 def check_text(text: str) -> str:
-    """Refuse what a database or a tokenizer cannot hold: NUL and lone surrogates."""
-    if _UNFIT.search(text):
+    """Refuse text with characters that are `UNFIT`."""
+    if UNFIT.search(text):
         raise PydanticCustomError("validation_error", "text may not contain NUL or unpaired surrogates")
     return text
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from common.domain.batch import MOST_CUSTOM_ID
 from common.domain.capabilities import SCHEDULERS
 from common.domain.params import SEED_LIMIT
 from common.domain.sizes import MAX_SIDE, MIN_SIDE, SIZE_STEP
@@ -17,6 +18,7 @@ TaskName = Literal["txt2img", "img2img", "inpaint"]
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIZE_STEP)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_text)]
 MetadataValue = Annotated[str, Field(max_length=500), AfterValidator(check_text)]
+ExternalId = Annotated[str, Field(min_length=1, max_length=MOST_CUSTOM_ID), AfterValidator(check_text)]
 ModelId = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_text)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 
@@ -125,7 +127,7 @@ class JobRequest(StepFields):
     metadata: dict[Tag, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Your own keys, echoed everywhere."
     )
-    external_id: Tag | None = Field(None, description="Your own id, echoed everywhere.")
+    external_id: ExternalId | None = Field(None, description="Your own id, echoed everywhere.")
     expires_in_seconds: int = Field(
         WEEK_SECONDS, ge=3600, le=30 * 24 * 3600, description="Life of the results in seconds, from finish."
     )

@@ -1,5 +1,6 @@
 """The manifest of a batch, JSON Lines: one job request a line, merged over the defaults of the batch."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -9,10 +10,12 @@ from common.domain.errors import Invalid, Problem, Refusal
 from common.requests.base import check_text
 from common.requests.job import JobRequest
 from common.requests.json_text import parse_json
-from common.requests.validation import MAX_PROBLEMS, clip, parse_job_request, pointer_to, unknown_name
+from common.requests.validation import MAX_PROBLEMS, clip, parse_job_request, unknown_names
 
 MOST_LINE_BYTES: Final = 32 << 20
 """Image and mask as data URLs of 10 MiB each, and their job."""
+MOST_DEFAULTS_BYTES: Final = 2 << 30
+"""What the defaults of a batch come to when every line has taken them over."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
@@ -100,17 +103,29 @@ def check_defaults(defaults: Mapping[str, Any], pointer: str = "/defaults") -> N
         raise Invalid(problems[:MAX_PROBLEMS])
 
 
+def check_size(defaults: Mapping[str, Any], lines: int, pointer: str = "/defaults") -> None:
+    """Raises `Invalid` at `pointer` for what becomes too much when each of so many lines takes it over."""
+    size = json_bytes(defaults)
+    if size * lines > MOST_DEFAULTS_BYTES:
+        most = MOST_DEFAULTS_BYTES // lines
+        detail = f"{size} bytes, taken over by each of {lines} lines, are too much; for so many at most {most}"
+        raise Invalid([Problem(pointer, "validation_error", detail)])
+
+
+def json_bytes(members: Mapping[str, Any]) -> int:
+    """How many bytes these members have as JSON."""
+    return len(json.dumps(members, ensure_ascii=False).encode(errors="surrogatepass"))
+
+
 def wrong_names(members: Mapping[str, Any], pointer: str, more: tuple[str, ...] = ()) -> list[Problem]:
-    """The problem of every name that no line may have, `more` names apart."""
+    """The problems of names that no line may have, `more` names apart; of those that do not exist, the first."""
     if members.keys() <= _KNOWN.union(more):
         return []
     unfit = _OF_THE_BATCH | {name: text for name, text in _NO_DEFAULT.items() if name not in more}
+    wrong = [name for name in members if name not in _KNOWN and name not in more]
     return [
-        Problem(pointer + pointer_to([name]), "validation_error", unfit[name])
-        if name in unfit
-        else unknown_name(pointer + pointer_to([name]), name, [*more, *_FIELDS])
-        for name in members
-        if name not in _KNOWN and name not in more
+        *(Problem(f"{pointer}/{name}", "validation_error", unfit[name]) for name in wrong if name in unfit),
+        *unknown_names(pointer, (name for name in wrong if name not in unfit), [*more, *_FIELDS]),
     ]
 
 

@@ -13,7 +13,7 @@ from common.domain.wishes import drawn_seed, wishes_of
 from common.requests.images import ImageSource, source_of
 from common.requests.job import JobRequest
 from common.requests.jobs import ROLES
-from common.requests.validation import MAX_PROBLEMS, parse_job_request, pointer_to, unknown_name
+from common.requests.validation import parse_job_request, unknown_names
 
 OVERRIDES: Final = "/overrides"
 _APART: Final = frozenset({*ROLES, "external_id"})
@@ -35,9 +35,9 @@ def merge_request(accepted: AcceptedRequest, notes: Mapping[str, Any], overrides
     Raises `Invalid`.
     """
     fields = list(JobRequest.model_fields)
-    unknown = [unknown_name(pointer_to([name]), name, fields) for name in overrides if name not in fields]
+    unknown = unknown_names("", (name for name in overrides if name not in fields), fields)
     if unknown:
-        raise Invalid(unknown[:MAX_PROBLEMS])
+        raise Invalid(unknown)
     stored = {name: value for name, value in accepted.request.items() if name not in _APART}
     members = stored | dict(notes) | dict(overrides)
     return parse_job_request({name: value for name, value in members.items() if value is not None})

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from common.domain.errors import Invalid, Problem, nearest
+from common.requests.base import UNFIT
 from common.requests.job import JobRequest
 
 Schema = Mapping[str, Any]
@@ -17,6 +19,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_PROBLEMS: Final = 20
 _MAX_ECHO: Final = 80
+# A guess costs a thousand times as much as what it is for; nobody reads more of them.
+_MOST_GUESSES: Final = 5
 _OWN_CODES: Final = frozenset({"validation_error", "image_unreadable", "image_too_large"})
 _LIMITS: Final = (
     "minimum",
@@ -73,7 +77,8 @@ def parse_as(model: type[Model], members: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(members)
     except ValidationError as error:
-        raise Invalid([_problem(found, model) for found in error.errors(include_url=False)[:MAX_PROBLEMS]]) from None
+        found = error.errors(include_url=False)[:MAX_PROBLEMS]
+        raise Invalid([_problem(one, model, guesses=at < _MOST_GUESSES) for at, one in enumerate(found)]) from None
 
 
 def query_problems(errors: Sequence[Any]) -> list[Problem]:
@@ -91,11 +96,19 @@ def field_schema(location: Location, model: type[BaseModel] = JobRequest) -> Sch
     return node
 
 
-def unknown_name(pointer: str, name: str, known: Sequence[str]) -> Problem:
-    """The problem of a name that does not exist, with the known name that it was most likely meant to be."""
+def unknown_names(pointer: str, names: Iterable[str], known: Sequence[str]) -> list[Problem]:
+    """The problems of names that do not exist in the object at `pointer`: at most `MAX_PROBLEMS`."""
+    return [
+        unknown_name(pointer + pointer_to([name]), name, known, guesses=at < _MOST_GUESSES)
+        for at, name in enumerate(islice(names, MAX_PROBLEMS))
+    ]
+
+
+def unknown_name(pointer: str, name: str, known: Sequence[str], *, guesses: bool = True) -> Problem:
+    """The problem of a name that does not exist; if it `guesses`, with the known one that was most likely meant."""
     shown = clip(name)
     detail = f"there is no {shown!r}"
-    guess = nearest(shown, known)
+    guess = nearest(shown, known) if guesses else None
     detail += f"; did you mean {guess!r}?" if guess else ""
     return Problem(pointer, "unknown_field", detail, None if guess else sorted(known), guess)
 
@@ -114,8 +127,12 @@ def name_of(location: Location) -> str:
 
 
 def clip(text: str) -> str:
-    """At most 80 characters of what a client sent, for repeating it to the client."""
-    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
+    """At most 80 characters of what a client sent, for repeating it to the client; escaped what nothing can hold."""
+    return _escape(text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…")
+
+
+def _escape(text: str) -> str:
+    return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @cache
@@ -133,14 +150,15 @@ def _resolve(node: Schema, root: Schema) -> Schema:
     return node
 
 
-def _problem(error: Any, model: type[BaseModel]) -> Problem:
+def _problem(error: Any, model: type[BaseModel], *, guesses: bool) -> Problem:
     location = [part for part in error["loc"] if part != "[key]"]
     pointer = pointer_to(location)
     if error["type"] == "extra_forbidden":
-        return unknown_name(pointer, str(location[-1]), list(field_schema(location[:-1], model).get("properties", {})))
+        known = list(field_schema(location[:-1], model).get("properties", {}))
+        return unknown_name(pointer, str(location[-1]), known, guesses=guesses)
     name = name_of(location)
     if error["type"] in _OWN_CODES:
-        return Problem(pointer, error["type"], f"{name}: {error['msg']}")
+        return Problem(pointer, error["type"], f"{name}: {_escape(error['msg'])}")
     if error["type"] == "missing":
         return Problem(pointer, "validation_error", f"{name} is required")
     schema = field_schema(location, model)

@@ -18,6 +18,7 @@ _OLD_FAILING = "failing_since IS NOT NULL AND disabled_at IS NULL AND job_id IS 
 _EXPIRING = "cleaned_at IS NULL AND expires_at IS NOT NULL"
 _OLD_EXPIRING = "cleaned_at IS NULL"
 _WRONG = "error IS NOT NULL"
+_AWAITED = "held = 'intake'"
 _DUE = "tend_at IS NOT NULL"
 
 
@@ -32,6 +33,8 @@ def upgrade() -> None:
     _index("ix_jobs_batch_state", "jobs", ["batch_id", "state", "held", "id"], _OF_BATCH)
     op.drop_index("ix_jobs_expired", table_name="jobs")
     _index("ix_jobs_expired", "jobs", ["expires_at"], _EXPIRING)
+    op.drop_index("ix_intakes_next_at", table_name="intakes")  # they are taken in the order of service now
+    _index("ix_jobs_intake", "jobs", ["pool", "vtime", "id"], _AWAITED)
     op.add_column("webhooks", sa.Column("batch_id", sa.Text(), nullable=True, comment="the batch"))
     op.create_index(op.f("ix_webhooks_batch_id"), "webhooks", ["batch_id"], unique=False)
     op.drop_index("ix_webhooks_standing", table_name="webhooks")
@@ -55,6 +58,8 @@ def downgrade() -> None:
     op.drop_column("webhooks", "batch_id")
     _index("ix_webhooks_standing", "webhooks", ["tenant_id", "id"], _OLD_STANDING)
     _index("ix_webhooks_failing", "webhooks", ["tenant_id", "host"], _OLD_FAILING)
+    op.drop_index("ix_jobs_intake", table_name="jobs")
+    op.create_index("ix_intakes_next_at", "intakes", ["next_at"], unique=False)
     op.drop_index("ix_jobs_expired", table_name="jobs")
     _index("ix_jobs_expired", "jobs", ["expires_at"], _OLD_EXPIRING)
     op.drop_index("ix_jobs_batch_state", table_name="jobs")
@@ -98,6 +103,12 @@ def _create_batches() -> None:
             comment="defaults, overrides of a retry, on_invalid, metadata",
         ),
         sa.Column("errors", types.Document, nullable=True, comment="first 100 line errors, with the number of all"),
+        sa.Column(
+            "final_counts",
+            types.Document,
+            nullable=True,
+            comment="counts of its lines, from the rows when it became terminal",
+        ),
         _moment("cancel_requested_at", "the wish to cancel"),
         _moment("retagged_at", "after its last pause or cancel: when its flows were drawn together"),
         _moment("tend_at", "when a courier is to look at it next; null: never again"),

@@ -106,3 +106,11 @@ def let_go(database: Database, batch_id: str) -> None:
     with database.write() as connection:
         values = {"worker_id": None, "lease_until": None}
         connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
+
+
+def note_drawn(database: Database, work: BatchWork) -> None:
+    """What its courier says after drawing together, as it sees the batch now."""
+    with database.write() as connection:
+        seen = batch_work.look_again(connection, work, LEASE)
+        assert seen is not None
+        assert batch_work.note_retagged(connection, seen)

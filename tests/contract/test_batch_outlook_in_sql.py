@@ -118,3 +118,15 @@ def test_of_many_jobs_a_sample_from_both_ends_stands_for_all(
     (part,) = look(database, queued=8)
     assert (part.first, part.last) == ((0.0, made[0].id), 23.0)
     assert list(part.waiting) == [Share("stub", 8.0, 15.0, 14.0)]
+
+
+def test_of_many_held_jobs_a_sample_stands_for_as_many_as_there_are(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.db.batch_outlook.SAMPLE", 2)
+    made = [add(database, cost=1.0) for _ in range(12)]
+    with database.write() as connection:
+        held = jobs.c.id.in_([job.id for job in made[:7]])
+        connection.execute(update(jobs).where(held).values(held="paused"))
+    (part,) = look(database, queued=12)
+    assert list(part.waiting) == [Share("stub", 12.0, 12.0, 5.0)]

@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from common.db import batch_wishes as sql
 from common.db import claims, intakes, rescue
-from common.db.batch_work import NewItem, note_retagged, settle_batch
+from common.db.batch_work import NewItem, settle_batch
 from common.db.edits import JobEdit, edit_job
 from common.db.engine import Database
 from common.db.flows import lock_flows
@@ -21,6 +21,7 @@ from common.db.types import after_now
 from common.domain.batch import BatchState
 from common.domain.errors import Conflict
 from common.domain.fairness import Lane
+from common.domain.job import NewJob
 from common.domain.lifecycle import Hold, JobState, Outcome
 from common.domain.retry import TryAgain
 from common.ids import new_id
@@ -32,6 +33,7 @@ from tests.contract.batch_making import (
     jobs_where,
     look,
     make_items,
+    note_drawn,
     put,
     start,
     states_of,
@@ -180,6 +182,9 @@ def test_a_cancel_ends_what_waits_and_wishes_it_of_what_runs(database: Database)
         assert sql.cancel_some(connection, work.id) == 0
         assert settle_batch(connection, work) is None
         assert claims.cancel_running(connection, joined.id, joined.fence)
+        assert settle_batch(connection, work) is None
+    note_drawn(database, work)
+    with database.write() as connection:
         assert settle_batch(connection, work) is BatchState.CANCELED
     assert look(database, work.id).counts.canceled == 4
 
@@ -293,8 +298,7 @@ def test_a_canceled_batch_leaves_no_gap_before_the_others_of_its_flow(database: 
     assert tags(database) == [0.0, 1.0, 2.0, 3.0]
     assert finish_of(database) == 4.0
     assert tags(database, jobs.c.id == before.id) == [0.0]
-    with database.write() as connection:
-        assert note_retagged(connection, work)
+    note_drawn(database, work)
     assert tags(database, jobs.c.id == submit(database, lane=Lane.LOW).id) == [4.0]
 
 
@@ -307,7 +311,8 @@ def test_other_flows_keep_their_places_and_each_of_its_own_is_drawn(database: Da
     fast = [submit(database, lane=Lane.HIGH, cost=80.0) for _ in range(2)]
     mine = [submit(database, lane=Lane.LOW, pool=pool) for pool in ("default", "gpu")]
     with database.write() as connection:  # a job of the batch that was put into another lane
-        moved = connection.execute(select(jobs.c.id).where(jobs.c.batch_id == work.id).limit(1)).scalar_one()
+        fifth = (jobs.c.batch_id == work.id) & (jobs.c.pool == "default") & (jobs.c.vtime == 5.0)
+        moved = connection.execute(select(jobs.c.id).where(fifth)).scalar_one()
         edit_job(connection, "default", moved, JobEdit(Lane.NORMAL))
     cancel(database, work.id)
     assert draw(database, work.id) == 3
@@ -315,6 +320,75 @@ def test_other_flows_keep_their_places_and_each_of_its_own_is_drawn(database: Da
     assert tags(database, jobs.c.id.in_([job.id for job in others])) == [0.0, 10.0]
     assert tags(database, jobs.c.id.in_([job.id for job in fast])) == [0.0, 10.0]
     assert (finish_of(database), finish_of(database, pool="gpu"), finish_of(database, Lane.NORMAL)) == (1.0, 1.0, 0.0)
+
+
+def hold(database: Database, job: NewJob, held: Hold) -> None:
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(held=held))
+
+
+def tag_of(database: Database, job: NewJob) -> float:
+    with database.read() as connection:
+        return float(connection.execute(select(jobs.c.vtime).where(jobs.c.id == job.id)).scalar_one())
+
+
+def test_what_awaits_its_images_is_drawn_along_and_a_delayed_job_keeps_the_end_of_its_flow(database: Database) -> None:
+    work, _ = fill(database, 10)
+    awaiting, ready, delayed = (submit(database, lane=Lane.LOW) for _ in range(3))
+    hold(database, awaiting, Hold.INTAKE)
+    hold(database, delayed, Hold.DELAYED)
+    cancel(database, work.id)
+    draw(database, work.id, limit=1)
+    assert [tag_of(database, job) for job in (awaiting, ready, delayed)] == [0.0, 1.0, 12.0]
+    assert tag_of(database, submit(database, lane=Lane.LOW)) == 13.0
+
+
+def test_no_tag_is_given_out_twice_beside_lines_of_a_paused_batch_that_await_their_images(database: Database) -> None:
+    """Those are not paused before their images are there."""
+    work, filled = fill(database, 4)
+    mine = submit(database, lane=Lane.LOW)
+    for job in filled[2:]:
+        hold(database, job, Hold.INTAKE)
+    pause(database, work.id)
+    draw(database, work.id)
+    assert (tag_of(database, mine), [tag_of(database, job) for job in filled[2:]]) == (0.0, [2.0, 3.0])
+    assert tag_of(database, submit(database, lane=Lane.LOW)) == 4.0
+
+
+def test_a_later_job_of_the_tenant_does_not_wait_for_what_a_paused_batch_would_take(database: Database) -> None:
+    work, filled = fill(database, 50)
+    behind = submit(database, lane=Lane.LOW)
+    with database.write() as connection:
+        connection.execute(update(pools).values(vtime=3.0))
+    pause(database, work.id)
+    assert draw(database, work.id) == 1
+    later = submit(database, lane=Lane.LOW)
+    assert (tag_of(database, behind), tag_of(database, later), finish_of(database)) == (3.0, 4.0, 5.0)
+    resume(database, work.id)
+    assert [tag_of(database, job) for job in filled] == [5.0 + number for number in range(50)]
+    assert finish_of(database) == 55.0
+    with database.write() as connection:
+        connection.execute(update(pools).values(vtime=80.0))
+    pause(database, work.id)
+    draw(database, work.id)
+    resume(database, work.id)
+    assert tag_of(database, filled[0]) == 80.0
+
+
+@pytest.mark.parametrize("wish", [pause, cancel])
+def test_a_small_batch_reads_one_page_of_a_pool_however_many_jobs_of_others_wait(
+    database: Database, wish: Callable[[Database, str], object]
+) -> None:
+    with database.write() as connection:
+        connection.execute(insert(tenants).values(id="other", name="Other"))
+    early = [submit(database, lane=Lane.LOW) for _ in range(5)]
+    work, _ = fill(database, 1)
+    for _ in range(12):
+        submit(database, tenant_id="other", lane=Lane.LOW)
+    wish(database, work.id)
+    assert draw(database, work.id, limit=2) == 1
+    assert [tag_of(database, job) for job in early] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert finish_of(database) == 5.0
 
 
 def test_nothing_is_drawn_before_what_was_served(database: Database) -> None:

@@ -39,6 +39,7 @@ from tests.contract.batch_making import (
     let_go,
     look,
     make_items,
+    note_drawn,
     put,
     start,
     states_of,
@@ -228,6 +229,7 @@ def test_while_it_is_paused_jobs_come_held_and_after_the_wish_to_cancel_lines_wi
     assert put(database, work, make_items(2, 2)) == {}
     assert states_of(database, work.id) == {JobState.CANCELED: 2}
     assert [row.job_id is None for row in items_of(database, work.id)] == [False, False, True, True]
+    note_drawn(database, work)
     assert settle(database, work) is BatchState.CANCELED
     assert look(database, work.id).counts.canceled == 4
 
@@ -265,12 +267,41 @@ def test_a_paused_batch_is_over_only_when_it_was_resumed(database: Database) -> 
 def test_what_is_noted_of_retagging_is_seen_at_the_next_look(database: Database) -> None:
     work = start(database, 1)
     with database.write() as connection:
-        assert sql.note_retagged(connection, work)
+        seen = sql.look_again(connection, work, LEASE)
+        assert seen is not None
+        assert sql.note_retagged(connection, seen)
         seen = sql.look_again(connection, work, LEASE)
     assert seen is not None
     assert seen.is_retagged
     assert seen.state is BatchState.RUNNING
     assert seen.holder == work.holder
+
+
+@pytest.mark.parametrize("later", [cancel_batch, pause_batch])
+def test_a_stale_turn_does_not_say_that_a_later_wish_was_followed(database: Database, later: Any) -> None:
+    work, _ = fill(database, 1)
+    with database.write() as connection:
+        assert pause_batch(connection, "default", work.id)
+        stale = sql.look_again(connection, work, LEASE)
+        assert resume_batch(connection, "default", work.id, even) is not None
+        assert later(connection, "default", work.id)
+        fresh = sql.look_again(connection, work, LEASE)
+        assert stale is not None
+        assert fresh is not None
+        assert not sql.note_retagged(connection, stale)
+        assert sql.note_retagged(connection, fresh)
+
+
+def test_a_cancel_that_a_turn_did_not_see_ends_the_batch_only_when_it_was_followed(database: Database) -> None:
+    work, _ = fill(database, 1)
+    with database.write() as connection:
+        seen = sql.look_again(connection, work, LEASE)
+        assert seen is not None
+        assert cancel_batch(connection, "default", work.id)
+        assert not sql.note_retagged(connection, seen)
+        assert sql.settle_batch(connection, work) is None
+    note_drawn(database, work)
+    assert settle(database, work) is BatchState.CANCELED
 
 
 @pytest.mark.postgres
@@ -338,6 +369,7 @@ def test_cancel_claims_and_ends_at_once_lose_no_job(postgres_database: Database)
     counts = look(postgres_database, work.id).counts
     assert counts.queued + counts.running == 0
     assert counts.succeeded + counts.canceled == 40
+    note_drawn(postgres_database, work)
     assert settle(postgres_database, work) is BatchState.CANCELED
 
 

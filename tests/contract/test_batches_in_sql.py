@@ -1,23 +1,28 @@
 """Batches in SQL, on both databases: handing in, looking, listing, and counts that always add up."""
 
+import re
 import threading
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Connection, event, insert, select, text, update
 
 from common.db import batch_work, claims
 from common.db.batch_moves import ENDED_MANIFEST_SECONDS
 from common.db.batch_wishes import cancel_batch, pause_batch, resume_batch
 from common.db.batches import announce_manifest, find_batch, find_states, keep_manifest, list_batches
 from common.db.engine import Database
+from common.db.jobs import list_jobs
 from common.db.objects import ANNOUNCED_SECONDS
-from common.db.tables import batches, objects, tenants
+from common.db.tables import batches, jobs, objects, tenants
 from common.db.types import read_clock
 from common.domain.batch import BatchCounts, BatchState
 from common.domain.fairness import Lane
-from tests.contract.batch_making import even, fill, hand_in, look, make_items, put, start
+from tests.contract.batch_making import even, fill, hand_in, look, make_items, put, start, take
 from tests.making import claim, enlist, make_image
 
 KEY = "manifests/default/one.jsonl"
@@ -105,6 +110,122 @@ def test_lines_without_a_job_count_as_queued_wrong_ones_as_failed(database: Data
         assert claims.finish(connection, held, [make_image(held)], {})
     counts = look(database, work.id).counts
     assert (counts.queued, counts.running, counts.succeeded) == (2, 1, 1)
+
+
+def kept_counts(database: Database, batch_id: str) -> dict[str, int] | None:
+    with database.read() as connection:
+        found: dict[str, int] | None = connection.execute(
+            select(batches.c.final_counts).where(batches.c.id == batch_id)
+        ).scalar_one()
+    return found
+
+
+def test_what_is_over_has_its_counts_kept_and_is_counted_no_more(database: Database) -> None:
+    work = start(database, 3)
+    put(database, work, [*make_items(0, 2), batch_work.NewItem(2, None, error={"code": "unknown_model"})])
+    worker = enlist(database)
+    for _ in range(2):
+        (held,) = claim(database, worker, limit=1)
+        with database.write() as connection:
+            assert claims.join(connection, held.id, held.fence, "cpu")
+            assert claims.finish(connection, held, [make_image(held)], {})
+    assert kept_counts(database, work.id) is None
+    with database.write() as connection:
+        assert batch_work.settle_batch(connection, work) is BatchState.COMPLETED
+    expected = BatchCounts(3, queued=0, running=0, succeeded=2, failed=1, canceled=0)
+    assert kept_counts(database, work.id) == asdict(expected)
+    assert look(database, work.id).counts == expected
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.batch_id == work.id).values(batch_id=None))
+        (listed,) = list_batches(connection, "default", limit=9, after=None, filters={})
+    assert listed.counts == expected, "nobody has counted its jobs again"
+
+
+def test_a_batch_that_ends_before_its_jobs_stand_has_its_counts_kept_too(database: Database) -> None:
+    canceled = hand_in(database, 7)
+    with database.write() as connection:
+        assert cancel_batch(connection, "default", canceled)
+    rejected = hand_in(database, 5)
+    work = take(database)
+    assert work is not None
+    with database.write() as connection:
+        assert batch_work.reject(connection, work, [], 0)
+    assert look(database, canceled).counts == BatchCounts(7, 0, 0, 0, failed=0, canceled=7)
+    assert look(database, rejected).counts == BatchCounts(5, 0, 0, 0, failed=5, canceled=0)
+    for batch_id in (canceled, rejected):
+        assert kept_counts(database, batch_id) == asdict(look(database, batch_id).counts)
+
+
+@pytest.mark.postgres
+def test_a_list_of_batches_that_are_over_touches_no_jobs(postgres_database: Database) -> None:
+    for _ in range(3):
+        batch_id = hand_in(postgres_database, 1)
+        with postgres_database.write() as connection:
+            cancel_batch(connection, "default", batch_id)
+    plan = explain(postgres_database, lambda c: list_batches(c, "default", limit=9, after=None, filters={}))
+    scans = [line for line in plan if " on jobs" in line or "using ix_jobs" in line or " on batch_items" in line]
+    assert len(scans) == 6
+    assert all("never executed" in line for line in scans), scans
+
+
+@pytest.mark.postgres
+def test_a_page_of_an_old_batch_does_not_read_newer_jobs(postgres_database: Database) -> None:
+    work, made = fill(postgres_database, 1000)
+    for _ in range(2):
+        fill(postgres_database, 1000)
+    with postgres_database.write() as connection:
+        connection.execute(text("ANALYZE"))
+    after = sorted(job.id for job in made)[500]
+    wishes: list[tuple[str | None, dict[str, str]]] = [(None, {}), (after, {}), (None, {"state": "queued"})]
+    for place, filters in wishes:
+        wanted = {"batch": work.id, **filters}
+        look_at = partial(list_jobs, tenant_id="default", limit=20, after=place, filters=wanted)
+        plan = explain(postgres_database, look_at)
+        left_out = [int(one) for line in plan for one in re.findall(r"Rows Removed by Filter: (\d+)", line)]
+        assert any("using ix_jobs_of_batch" in line for line in plan), "\n".join(plan)
+        assert max(left_out, default=0) < 20, "\n".join(plan)
+
+
+def test_a_batch_is_listed_page_by_page(database: Database) -> None:
+    _, others = fill(database, 3)
+    work, made = fill(database, 7, tags=("x",))
+    fill(database, 3)
+    ids, after, found = sorted((job.id for job in made), reverse=True), None, []
+    while page := page_of(database, work.id, after):
+        found += page
+        after = page[-1]
+    assert found == ids
+    assert page_of(database, work.id, min(job.id for job in others)) == []
+    assert page_of(database, work.id, max(ids), tag="x", state="queued") == ids[1:4]
+    assert page_of(database, work.id, None, tag="y") == []
+
+
+def page_of(database: Database, batch_id: str, after: str | None, **filters: str) -> list[str]:
+    with database.read() as connection:
+        page = list_jobs(connection, "default", limit=3, after=after, filters={"batch": batch_id, **filters})
+    return [job.id for job in page]
+
+
+def explain(database: Database, work: Callable[[Connection], object]) -> list[str]:
+    """The plans, with what they did, of the statements that `work` executes."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_others: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        with database.read() as connection:
+            work(connection)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    plan: list[str] = []
+    with database.read() as connection:
+        for statement, parameters in seen:
+            if "SELECT" in statement:
+                found = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS OFF) {statement}", parameters)
+                plan += [row[0] for row in found]
+    return plan
 
 
 @pytest.mark.postgres

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 
 from common.db import intakes as sql
 from common.db import rescue
+from common.db.batch_work import NewItem
 from common.db.engine import Database
 from common.db.intakes import Intake
 from common.db.jobs import cancel_job, find_job, insert_job
@@ -17,9 +18,11 @@ from common.db.types import after_now
 from common.domain.batching import step_key
 from common.domain.catalogue import parse_catalogue
 from common.domain.errors import Invalid, JobFailure
+from common.domain.fairness import Lane
 from common.domain.job import InputRef, NewJob
 from common.domain.lifecycle import JobState
 from common.domain.snapshot import JobSnapshot
+from tests.contract.batch_making import put, start
 from tests.making import claim, enlist, make_job
 
 URL = "https://pictures.example/cat.png"
@@ -131,6 +134,50 @@ def test_couriers_at_once_share_the_images_without_doubles(database: Database) -
     for thread in threads:
         thread.join()
     assert sorted(taken) == sorted(made)
+
+
+def queue_up(database: Database, count: int, lane: Lane, pool: str = "default") -> list[str]:
+    """A batch of so many jobs that await an image."""
+    lines = [NewItem(line, None, make_job(lane=lane, pool=pool), {"image": URL}) for line in range(count)]
+    put(database, start(database, count), lines)
+    return [line.job.id for line in lines if line.job is not None]
+
+
+def test_images_come_in_the_order_of_service_not_of_their_submits(database: Database) -> None:
+    behind = queue_up(database, 1500, Lane.LOW)
+    in_flight = [must_take(database, f"wrk_{number}").job_id for number in range(4)]
+    urgent = submit(database).id
+    assert in_flight == behind[:4]
+    assert must_take(database).job_id == urgent
+    assert must_take(database).job_id == behind[4]
+
+
+@pytest.mark.postgres
+def test_a_take_walks_along_the_index_before_and_after_the_planner_has_counted(postgres_database: Database) -> None:
+    queue_up(postgres_database, 1500, Lane.LOW)
+    statement = sql._take_first("default", "wrk_a", 60)
+    with postgres_database.write() as connection:
+        explained = statement.compile(connection.engine, compile_kwargs={"literal_binds": True})
+        for _ in range(2):
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {explained}").scalars())
+            assert "ix_jobs_intake" in plan
+            assert "Sort" not in plan
+            connection.exec_driver_sql("ANALYZE jobs, intakes")
+
+
+def test_nobody_starves_while_others_keep_coming(database: Database) -> None:
+    (waiting,) = queue_up(database, 1, Lane.LOW)
+    taken = []
+    for _ in range(40):
+        queue_up(database, 1, Lane.HIGH)
+        taken.append(must_take(database).job_id)
+    assert waiting in taken
+
+
+def test_a_pool_with_many_images_does_not_keep_those_of_another_waiting(database: Database) -> None:
+    queue_up(database, 30, Lane.HIGH)
+    (other,) = queue_up(database, 1, Lane.LOW, pool="other")
+    assert other in [must_take(database).job_id for _ in range(31)][:25]  # by chance: wrong once in 2 ** 25
 
 
 def test_the_true_size_decides_what_runs_and_the_job_can_be_claimed(database: Database) -> None:

@@ -205,8 +205,15 @@ def test_a_sheet_of_variations_is_handed_in_shown_and_saved(
     made = {"id": "bat_1", "status": "running", "counts": {"total": 2, "queued": 2}}
     done = made | {"status": "completed", "counts": {"total": 2, "succeeded": 1, "failed": 1}}
     lines = (
-        {"custom_id": "0", "job": "job_1", "status": "succeeded", "images": [{"index": 0}], "error": None},
-        {"custom_id": "1", "job": "job_2", "status": "failed", "images": [], "error": {"detail": "too large"}},
+        {"line": 0, "custom_id": "0", "job": "job_1", "status": "succeeded", "images": [{"index": 0}], "error": None},
+        {
+            "line": 1,
+            "custom_id": "1",
+            "job": "job_2",
+            "status": "failed",
+            "images": [],
+            "error": {"detail": "too large"},
+        },
     )
     results = httpx.Response(200, content="".join(json.dumps(line) + "\n" for line in lines))
     server = Server([answer(202, made), answer(200, done), results, httpx.Response(200, content=b"zip")])

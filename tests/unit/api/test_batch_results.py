@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from starlette.types import Message
 
 from api.live.connection import EXTENSION
 from api.live.download import Download
+from api.live.room import WaitingRoom
+from api.metrics import Metrics
 from api.use_cases import batch_results
 from common.db.tables import batches
 from common.db.tenants import create_tenant
@@ -38,8 +41,9 @@ def test_each_line_says_what_its_job_would(api: Api) -> None:
     job_id = develop(api.database, enlist(api.database))
     done, wrong, waiting = lines_of(api, batch_id)
     job = api.client.get(f"/v1/jobs/{job_id}").json()
-    assert done == {"custom_id": "a", "job": job_id, "status": "succeeded", "images": job["images"], "error": None}
-    assert wrong == {"custom_id": None, "job": None, "status": "failed", "images": [], "error": WRONG}
+    made = {"job": job_id, "status": "succeeded", "images": job["images"], "error": None}
+    assert done == {"line": 0, "custom_id": "a"} | made
+    assert wrong == {"line": 1, "custom_id": None, "job": None, "status": "failed", "images": [], "error": WRONG}
     assert (waiting["custom_id"], waiting["status"]) == ("ü", "queued")
 
 
@@ -60,9 +64,19 @@ def test_lines_go_on_behind_an_item_and_stop_where_asked(api: Api, monkeypatch: 
             assert [line["custom_id"] for line in found] == names[first:][:limit]
 
 
+def test_lines_go_on_behind_a_line_without_a_custom_id(api: Api) -> None:
+    batch_id = queue_batch(api.database, ["a", None, "b", None])
+    for line in range(4):
+        assert [one["line"] for one in lines_of(api, batch_id, after_line=line)] == list(range(line + 1, 4))
+    assert lines_of(api, batch_id, after_line=99_999) == []
+
+
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [
+        ({"after": "a", "after_line": 0}, "/query/after_line"),
+        ({"after_line": -1}, "/query/after_line"),
+        ({"after_line": 100_000}, "/query/after_line"),
         ({"after": "unknown"}, "/query/after"),
         ({"after": "\0"}, "/query/after"),
         ({"after": "x" * 256}, "/query/after"),
@@ -156,10 +170,20 @@ class Endless:
         self.is_closed = True
 
 
+def download(pieces: Any, room: WaitingRoom | None = None, threads: CapacityLimiter | None = None) -> Download:
+    return Download(
+        pieces,
+        media_type="x/y",
+        room=room or WaitingRoom(1, Metrics()),
+        threads=threads or CapacityLimiter(1),
+        stall_seconds=0.05,
+    )
+
+
 def send(pieces: Any, make_reader: Callable[[], Reader]) -> Reader:
     async def scene() -> Reader:
         reader = make_reader()
-        answer = Download(pieces, media_type="x/y", threads=CapacityLimiter(1), stall_seconds=0.05)
+        answer = download(pieces)
         try:
             await answer({"type": "http", "extensions": {EXTENSION: reader}}, reader.receive, reader.send)
         except ClientDisconnect:
@@ -189,3 +213,69 @@ def test_half_an_answer_is_cut_off_and_never_ended(caplog: Any) -> None:
     reader = send(pieces, lambda: Reader(10**9))
     assert reader.is_cut
     assert all(message["more_body"] for message in reader.taken[1:])
+
+
+class Empty(Endless):
+    """Pieces without end and without a byte, as the archive makes them of lines without images."""
+
+    def __next__(self) -> bytes:
+        self.made += 1
+        time.sleep(0.01)
+        return b""
+
+
+def test_who_leaves_an_answer_that_has_no_byte_yet_is_noticed() -> None:
+    pieces = Empty()
+    reader = send(pieces, LeavesAtHead)
+    assert [message["type"] for message in reader.taken] == ["http.response.start"], "the head did not wait"
+    assert pieces.is_closed
+    assert pieces.made < 100
+
+
+class LeavesAtHead(Reader):
+    """Leaves once it has the head."""
+
+    def __init__(self) -> None:
+        super().__init__(10**9)
+
+    async def send(self, message: Message) -> None:
+        await super().send(message)
+        self._end.set()
+
+
+def test_who_has_left_takes_no_turn_of_the_others() -> None:
+    async def scene() -> list[Empty]:
+        threads, room = CapacityLimiter(1), WaitingRoom(50, Metrics())
+        given = [Empty() for _ in range(20)]
+        readers = [Reader(0) for _ in given]
+        for reader in readers:
+            reader.abort()  # its disconnect is there before its answer
+        answers = [
+            download(pieces, room, threads)({"type": "http"}, reader.receive, reader.send)
+            for pieces, reader in zip(given, readers, strict=True)
+        ]
+        assert all(isinstance(one, ClientDisconnect) for one in await asyncio.gather(*answers, return_exceptions=True))
+        return given
+
+    given = asyncio.run(scene())
+    assert all(pieces.is_closed for pieces in given)
+    assert sum(pieces.made for pieces in given) < 20
+
+
+def test_there_are_as_many_downloads_at_once_as_there_are_places() -> None:
+    async def scene() -> None:
+        room, pieces = WaitingRoom(1, Metrics()), Endless()
+        with room.seat("stream"), pytest.raises(Unavailable):
+            await download(pieces, room)({"type": "http"}, Reader(3).receive, Reader(3).send)
+        assert pieces.made == 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("kind", ["results", "archive"])
+def test_a_download_needs_a_place_in_the_waiting_room(api: Api, kind: str) -> None:
+    batch_id = queue_batch(api.database, ["a"])
+    api.app.state.services.room._max_waiters = 0
+    answer = api.client.get(f"/v1/batches/{batch_id}/{kind}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert api.client.head(f"/v1/batches/{batch_id}/{kind}").status_code == 200

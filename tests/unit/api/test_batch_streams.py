@@ -1,5 +1,6 @@
 """The event stream of a batch, over a real connection."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from common.db.tables import batches
 from tests.making import enlist
 from tests.making_batches import develop, make_batch, queue_batch, settle
 from tests.told import Told, read_told
+from tests.unit.api.conftest import Api
 from tests.unit.api.serving import Aside, Served, serving
 from tests.waiting import wait_until
 
@@ -121,6 +123,26 @@ def test_many_streams_cost_no_more_looks_than_one(served: Served, database: Data
         assert listener.end()[-1].kind == "done"
     assert served.meter.reads - before < 30
     served.until_waiting(0)
+
+
+def test_a_newcomer_brings_no_progress_to_who_listens_already(api: Api) -> None:
+    batch_id = queue_batch(api.database, ["a", "b"])
+
+    async def scene() -> None:
+        watch = api.app.state.services.batch_watch
+        first = watch.sight("default", batch_id)
+        with watch.waiting(first) as (watched, waiter):
+            develop(api.database, enlist(api.database))
+            second = watch.sight("default", batch_id)
+            with watch.waiting(second):
+                assert watched.sighting is first
+                assert not waiter._event.is_set(), "it waits for the common look"
+                assert watch.find_fresh("default", batch_id) is second, "but others begin with it"
+            await watch.look()
+            assert waiter._event.is_set()
+            assert watched.sighting.batch.counts.succeeded == 1
+
+    asyncio.run(scene())
 
 
 def test_nothing_is_told_twice_of_a_batch_that_stands_still(serve: Serve, database: Database) -> None:

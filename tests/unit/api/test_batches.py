@@ -11,6 +11,7 @@ from api.schemas.batches import Batch
 from common import failpoints
 from common.db.engine import Database
 from common.db.tables import batches, objects
+from common.requests import lines
 from tests.unit.api.conftest import Api, Json, data_url
 from tests.unit.api.tending import hand_in, look, manifest_of, reject
 from tests.unit.api.test_auth import key_for
@@ -48,6 +49,13 @@ def test_a_batch_is_accepted_with_its_manifest_stored_and_a_courier_rung(api: Ap
     assert manifest_of(api, batch) == REQUEST["items"]
     assert (api.bell.courier_rings, api.bell.rings) == (1, [])
     assert look(api, batch) == batch
+
+
+def test_defaults_that_are_too_much_for_so_many_lines_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_DEFAULTS_BYTES", 30)
+    items, defaults = [{}, {}], {"prompt": "xxxx"}
+    assert refusal(api, items=items, defaults=defaults) == (422, "/defaults", "validation_error")
+    hand_in(api, items=items[:1], defaults=defaults)
 
 
 def test_the_manifest_is_kept_as_long_as_a_courier_may_need_it(api: Api) -> None:

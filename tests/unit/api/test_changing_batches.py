@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from common.db import batch_work
 from common.db.tables import batches, jobs
 from common.db.types import now
+from tests.making import make_job
 from tests.unit.api.conftest import Api, Json, data_url
 from tests.unit.api.endpoints import OTHER_SECRET, SECRET, URL, public_hosts, rows
 from tests.unit.api.tending import end, hand_in, look, manifest_of, queue, reject, settle, take
@@ -146,8 +147,8 @@ def test_what_was_canceled_is_tried_again_if_wished(api: Api) -> None:
 
 
 def test_a_retry_carries_over_what_was_said_of_the_batch(api: Api) -> None:
-    said = {"name": "n", "priority": "normal", "metadata": {"k": "v"}, "on_invalid": "skip"}
-    batch = hand_in(api, **said)
+    said = {"name": "n", "priority": "normal", "metadata": {"k": "v"}}
+    batch = hand_in(api, **said, on_invalid="reject")
     end(api, queue(api, batch, ["0"]))
     settle(api, batch)
 
@@ -157,6 +158,37 @@ def test_a_retry_carries_over_what_was_said_of_the_batch(api: Api) -> None:
     assert {name: again[name] for name in said} == said
     kept = {"defaults": {}, "on_invalid": "skip", "metadata": {"k": "v"}, "overrides": overrides}
     assert request_of(api, again) == kept
+
+
+def test_a_line_that_cannot_be_tried_again_keeps_no_other_from_it_unless_wished(api: Api) -> None:
+    batch, _ = over(api, "failed")
+
+    assert change(api, batch, "retry").json()["on_invalid"] == "skip"
+    assert change(api, batch, "retry", json={"on_invalid": "reject"}).json()["on_invalid"] == "reject"
+    assert change(api, batch, "retry", json={"on_invalid": "stop"}).status_code == 422
+
+
+def test_lines_that_were_canceled_before_they_had_a_job_are_not_lost_silently(api: Api) -> None:
+    names = ["a", "b", "c"]
+    unqueued = hand_in(api, items=[{"prompt": "x", "custom_id": name} for name in names])
+    change(api, unqueued, "cancel")
+    halfway = hand_in(api, items=[{"prompt": "x", "custom_id": name} for name in names])
+    made = queue(api, halfway, names[:1])
+    end(api, made)
+    change(api, halfway, "cancel")
+    work = take(api, halfway)
+    with api.database.write() as connection:
+        rest = [batch_work.NewItem(line, names[line], job=make_job(batch_id=work.id)) for line in (1, 2)]
+        assert batch_work.insert_items(connection, work, rest, 60) == {}
+        assert batch_work.put_back(connection, work, 0)
+    assert settle(api, halfway)["counts"]["canceled"] == 2
+
+    refused = change(api, halfway, "retry", json={"include_canceled": True})
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_editable")
+    assert refused.json()["detail"].startswith("2 lines were canceled before they had a job")
+    assert [line["retry_of"] for line in manifest_of(api, change(api, halfway, "retry").json())] == made
+    whole = change(api, unqueued, "retry", json={"include_canceled": True}).json()
+    assert whole["detail"].startswith("3 lines ")
 
 
 def test_a_retry_takes_an_image_for_all(api: Api) -> None:

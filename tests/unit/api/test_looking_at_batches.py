@@ -1,13 +1,15 @@
 """Looking at batches, their lists, and who may: `GET /v1/batches`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from api.schemas.batches import Batch, BatchPage
+from common.db import batch_work
 from common.db.tenants import create_tenant
 from tests.unit.api.conftest import Api
-from tests.unit.api.tending import end, hand_in, look, queue, reject, settle
+from tests.unit.api.tending import end, hand_in, look, queue, reject, settle, take
 from tests.unit.api.test_auth import key_for
 
 REQUEST = {"items": [{"prompt": "x"}, {"prompt": "y", "custom_id": "second"}]}
@@ -42,6 +44,16 @@ def test_a_batch_that_is_over_is_not_to_be_polled(api: Api) -> None:
     assert "retry-after" not in answer.headers
 
 
+def test_an_error_of_the_batch_as_a_whole_is_of_no_line(api: Api) -> None:
+    batch = hand_in(api)
+    work = take(api, batch)
+    missing = {"line": None, "pointer": "", "code": "input_missing", "detail": "the manifest is gone"}
+    with api.database.write() as connection:
+        assert batch_work.reject(connection, work, [missing], 1)
+
+    assert Batch.model_validate(look(api, batch)).errors[0].line is None
+
+
 def test_a_rejected_batch_tells_its_lines(api: Api) -> None:
     batch = hand_in(api)
     reject(api, batch)
@@ -59,6 +71,19 @@ def test_what_is_no_batch_is_not_found(api: Api, way: str, batch_id: str) -> Non
     method = "GET" if way in ("", "/jobs") else "POST"
 
     answer = api.client.request(method, f"/v1/batches/{batch_id}{way}")
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("way", ["", "jobs", "results", "archive", "events", "cancel", "pause", "resume", "retry"])
+@pytest.mark.parametrize("batch_id", ["x%00", "%00", "bat_" + "0" * 31 + "%00"])
+def test_what_is_no_id_does_not_reach_the_database(api: Api, monkeypatch: Any, way: str, batch_id: str) -> None:
+    # PostgreSQL refuses a text with a NUL in it.
+    for asked in ("api.use_cases.look_up.list_jobs", "api.use_cases.look_at_batches.find_batch"):
+        monkeypatch.setattr(asked, None)
+    method = "POST" if way in ("cancel", "pause", "resume", "retry") else "GET"
+
+    answer = api.client.request(method, f"/v1/batches/{batch_id}/{way}".rstrip("/"))
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 

@@ -64,7 +64,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {f"k{n}": "" for n in range(17)}}, "/metadata", "validation_error"),
     ({"metadata": {"a/b": "x" * 501}}, "/metadata/a~1b", "validation_error"),
     ({"metadata": {"a": 1}}, "/metadata/a", "validation_error"),
-    ({"metadata": {"a\0": "x"}}, "/metadata/a\0", "validation_error"),
+    ({"metadata": {"a\0": "x"}}, "/metadata/a\\u0000", "validation_error"),
     ({"image": {"data": "data:image/png;base64,%%%"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "http://example.org/cat.png"}}, "/image/data", "image_unreadable"),
     ({"image": {"data": "data:image/png;base64," + "A" * 14_000_000}}, "/image/data", "image_too_large"),

@@ -61,6 +61,7 @@ class BatchServer:
     fault: Callable[[int, httpx.Request], httpx.Response | None] = lambda number, request: None
     loss: Callable[[int, httpx.Request], None] = lambda number, request: None
     fails: frozenset[str] = frozenset()
+    failure: dict[str, Any] = field(default_factory=lambda: {"code": "out_of_memory", "detail": "too large"})
     has_store: bool = False
     verdict: httpx.Response | None = None
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -88,7 +89,8 @@ class BatchServer:
             number = len(self.requests)
             self.requests.append(request)
             refusal = self.fault(number, request)
-            given = refusal or self._answer(request)
+            is_probe = request.url.path == "/healthz"
+            given = refusal or (answer(200, {"status": "ok"}) if is_probe else self._answer(request))
             self.loss(number, request)
             return given
 
@@ -97,7 +99,8 @@ class BatchServer:
         if request.method == "POST" and path == "uploads/presign":
             return self._presign(request)
         if request.method == "PUT":
-            self.contents[path.split("/")[1]] = request.content
+            upload = next(part for part in path.split("/") if part.startswith("upl_"))
+            self.contents[upload] = request.content
             return httpx.Response(204)
         if request.method == "POST" and path.endswith("/complete"):
             return answer(200, {"id": path.split("/")[1], "status": "ready"})
@@ -171,18 +174,24 @@ class BatchServer:
 
     def _results(self, batch: Batch, asked: httpx.QueryParams) -> httpx.Response:
         ids = [line["custom_id"] for line in batch.lines]
-        first = ids.index(asked["after"]) + 1 if "after" in asked else 0
+        first = int(asked.get("after_line", -1)) + 1
         last = first + int(asked.get("limit", len(ids)))
         lines = [self._result(batch, number) for number in range(first, min(last, len(ids)))]
         return httpx.Response(200, content="".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def _result(self, batch: Batch, number: int) -> dict[str, Any]:
         line = batch.lines[number]
-        shown = {"custom_id": line["custom_id"], "job": f"job_{batch.id}_{number}", "images": [], "error": None}
+        shown = {
+            "line": number,
+            "custom_id": line["custom_id"],
+            "job": f"job_{batch.id}_{number}",
+            "images": [],
+            "error": None,
+        }
         if number >= batch.developed:
             return shown | {"status": "queued"}
         if line["custom_id"] in self.fails:
-            return shown | {"status": "failed", "error": {"code": "out_of_memory", "detail": "too large"}}
+            return shown | {"status": "failed", "error": self.failure}
         digest = hashlib.sha256(self.result_of(line)).hexdigest()
         image = {"index": 0, "content_type": "image/png", "sha256": digest}
         return shown | {"status": "succeeded", "images": [image]}

@@ -16,7 +16,7 @@ from client.commands import batches as batches_command
 from client.folder.display import Display
 from client.folder.patience import Patience
 from tests.unit.client.batch_server import BROKEN, BatchServer, Instant, make_folder
-from tests.unit.client.serving import Server, answer
+from tests.unit.client.serving import Server, answer, problem
 from tests.unit.client.test_batches import batch, result
 
 Run = Callable[..., tuple[int, str, str]]
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> BatchServer:
         return built.client(patience)
 
     monkeypatch.setattr(batch_command, "open_server", connect)
-    monkeypatch.setattr(batch_command, "Patience", lambda say: Instant())
+    monkeypatch.setattr(batch_command, "Patience", lambda say, server: Instant())
     return built
 
 
@@ -84,14 +84,13 @@ def test_what_failed_is_said_with_its_reasons_and_how_to_feed_it_back(
     code, out, _ = run("batch", "photos", "--prompt", "snow")
     assert code == 1
     assert "1 done, 1 failed" in out
-    assert "1 × image_unreadable: about image_unreadable" in out
-    assert "darkroom batch --manifest out/failed.jsonl" in out
+    assert "1 × image_unreadable: about image_unreadable (a.png)" in out
+    assert "; again: darkroom batch --manifest out/failed.jsonl --out out\n" in out
 
 
 def test_without_waiting_the_id_is_printed_and_the_results_come_later(run: Run, server: BatchServer) -> None:
     assert run("batch", "photos", "--prompt", "snow", "--no-wait")[:2] == (0, "bat_0\n")
-    code, out, _ = run("batch", "--resume")
-    assert (code, out.splitlines()[0]) == (0, "2 done, 0 failed: 2 files in out")
+    assert run("batch", "--resume")[:2] == (0, "2 done, 0 failed: 2 files in out\n"), "no pace of the rest of a run"
 
 
 def test_ctrl_c_says_how_to_go_on(run: Run, server: BatchServer) -> None:
@@ -122,17 +121,78 @@ def test_a_failure_says_how_to_go_on(run: Run, server: BatchServer) -> None:
         (("--resume",), "nothing to resume"),
         (("--manifest", "work.csv", "--mask-dir", "photos"), "--mask-dir goes with a FOLDER"),
         (("photos", "--request", "shared.json"), "a file as image cannot be shared"),
+        (("photos", "--request", "grid.json"), "output.grid is not for batches of files"),
+        (("photos", "--mask-dir", "empty"), "2 of 2 pictures have no mask"),
+        (("empty",), "there are no pictures"),
+        (("--manifest", "broken.jsonl"), "line 1 is not JSON"),
     ],
 )
 def test_what_is_asked_wrongly_is_told_with_exit_code_2(
     run: Run, server: BatchServer, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     (tmp_path / "work.csv").write_text("prompt\nx\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text("{")
+    (tmp_path / "grid.json").write_text('{"output": {"grid": true}}')
     (tmp_path / "shared.json").write_text('{"image": {"file": "a.png"}}')
     code, out, err = run("batch", *arguments)
     assert (code, out) == (2, "")
     assert said in err
     assert server.requests == []
+
+
+def test_what_the_server_refuses_is_said_once_with_exit_code_2(run: Run, server: BatchServer) -> None:
+    errors = [{"pointer": "/strength", "detail": "about validation_error"}]
+    server.verdict = problem(422, "validation_error", errors=errors)
+    code, _, err = run("batch", "photos", "--strength", "5")
+    assert (code, err.count("about validation_error")) == (2, 1)
+
+
+def test_an_address_where_nothing_is_is_named_at_once_and_leaves_nothing_to_resume(
+    run: Run, server: BatchServer
+) -> None:
+    def refuse(number: int, request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    server.fault = refuse
+    code, _, err = run("batch", "photos", "--prompt", "snow")
+    assert (code, len(server.requests)) == (1, 1)
+    assert "no answer from http://darkroom.test" in err
+    assert "--resume" not in err
+    server.fault = lambda number, request: None
+    assert run("batch", "photos", "--prompt", "snow")[0] == 0
+
+
+def test_ctrl_c_before_anything_is_handed_in_does_not_say_that_it_goes_on(run: Run, server: BatchServer) -> None:
+    def interrupt(number: int, request: httpx.Request) -> None:
+        if request.url.path == "/v1/jobs":
+            raise KeyboardInterrupt
+
+    server.fault = interrupt
+    err = run("batch", "photos", "--prompt", "snow")[2]
+    assert "stopped. Go on with: darkroom batch --out out --resume" in err
+
+
+def test_uploads_are_counted_to_their_end_and_never_anew(run: Run, server: BatchServer) -> None:
+    err = run("batch", "photos", "--prompt", "snow")[2]
+    assert [line for line in err.splitlines() if line.startswith("uploaded")] == ["uploaded 0 of 2", "uploaded 2 of 2"]
+
+
+def test_what_was_canceled_is_not_said_to_have_failed(run: Run, server: BatchServer) -> None:
+    server.fails, server.failure = frozenset({"a.png"}), {"code": "canceled", "detail": "the job was canceled"}
+    out = run("batch", "photos", "--prompt", "snow")[1]
+    assert out.startswith("1 done, 0 failed, 1 canceled: 1 file in out\n")
+
+
+def test_kinds_of_failure_beyond_the_first_are_counted(run: Run, server: BatchServer, tmp_path: Path) -> None:
+    make_folder(tmp_path / "many", {f"{number}.png": PNG + b"%d" % number for number in range(7)})
+    server.fault = lambda number, request: (
+        problem(413, f"refused_{request.content[-1:].decode()}") if request.method == "PUT" else None
+    )
+    server.has_store = True
+    out = run("batch", "many", "--prompt", "snow")[1]
+    assert out.count(" × ") == 5
+    assert "\n  and 2 more kinds in failed.jsonl\n" in out
 
 
 def test_a_manifest_alone_is_enough(run: Run, server: BatchServer, tmp_path: Path) -> None:
@@ -160,8 +220,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     assert console.export_text().splitlines() == [
         "uploaded 0 of 3",
         "uploaded 2 of 3",
-        "1 queued, 0 running, 1 of 5 done, 3 failed, 2 min left",
-        "completed, 0 queued, 0 running, 2 of 5 done, 3 failed",
+        "1 queued, 0 running, 1 developed, 1 of 5 fetched, 3 failed, 2 min left",
+        "completed, 0 queued, 0 running, 2 developed, 2 of 5 fetched, 3 failed",
     ]
 
 
@@ -170,23 +230,26 @@ def test_progress_in_a_terminal_is_one_line_that_moves() -> None:
     with Display(console) as display:
         display.show_uploads(1, 4)
         display.say("no answer")
+        display.show_uploads(4, 4)
+        assert display._bar is not None
+        assert not display._bar.finished, "a finished bar has stopped its clock"
     text = console.export_text()
     console.file.close()
-    assert "uploaded 1 of 4" in text
+    assert "uploaded 4 of 4" in text
     assert "no answer" in text
 
 
 def test_a_long_wait_is_said_once_in_a_while() -> None:
     said: list[str] = []
     moments = iter((0.0, 0.0, 5.0, 30.0, 30.0))
-    patience = Patience(said.append, lambda: next(moments))
+    patience = Patience(said.append, lambda: next(moments), server="http://far.test")
     patience.stop()
     for _ in range(3):
         with pytest.raises(Exception, match="stopped"):
             patience.sleep_until_retry(5)
     with pytest.raises(Exception, match="stopped"):
         patience.sleep_until_retry(0.2)
-    assert said == ["no answer from the server; trying again for up to 15 minutes"] * 2
+    assert said == ["no answer from http://far.test; trying again for up to 15 minutes"] * 2
 
 
 @pytest.fixture
@@ -220,6 +283,57 @@ def test_batches_are_listed_shown_and_changed(run: Run, serve: Callable[..., Ser
         "retry",
     ]
     assert json.loads(run("batches", "show", "bat_1", "--json")[1]) == batch("paused")
+
+
+def test_what_would_steer_a_terminal_is_not_printed(run: Run, serve: Callable[..., Server]) -> None:
+    steering = "x\x1b]0;owned\x07\x9b2J"
+    serve(answer(200, {"data": [batch(name=steering)], "has_more": False}))
+    listed = run("batches", "list")[1]
+    errors = [
+        {"line": 0, "pointer": f"/a{steering}", "detail": f"wrong {steering}"},
+        {"line": None, "pointer": "", "detail": f"all {steering}"},
+    ]
+    serve(answer(200, batch("rejected", errors=errors)))
+    shown = run("batches", "show", "bat_1")[1]
+    serve(problem(422, steering, errors=[{"pointer": "/b", "detail": f"no {steering}"}]))
+    refused = run("batches", "show", "bat_1")[2]
+    assert "line 0 /ax ]0;owned  2J: wrong x ]0;owned  2J\n  all x ]0;owned" in shown
+    assert "\n  /b: no x ]0;owned" in refused
+    assert not {"\x1b", "\x07", "\x9b"} & set(listed + shown + refused)
+
+
+def test_names_of_files_and_texts_of_the_server_do_not_steer_the_terminal(
+    run: Run, server: BatchServer, tmp_path: Path
+) -> None:
+    make_folder(tmp_path / "photos", {"c\x1b[2J.png": PNG + b"c"})
+    (tmp_path / "manifest.jsonl").write_text('{"image": "missing\\u001b[2J.png"}\n')
+    assert "missing [2J.png" in run("batch", "--manifest", "manifest.jsonl")[2]
+    server.fails = frozenset({"c\x1b[2J.png"})
+    server.failure = {"code": "out_of_memory", "detail": "too\x1b[2J large"}
+    code, out, err = run("batch", "photos", "--prompt", "snow", "--out", "edi\x1b[2Jted")
+    assert "1 × out_of_memory: too [2J large (c [2J.png)\n" in out
+    assert (code, "\x1b" in out + err) == (1, False)
+
+
+def test_a_retry_says_what_is_to_be_done_with_wrong_lines(run: Run, serve: Callable[..., Server]) -> None:
+    server = serve(answer(200, batch()))
+    assert run("batches", "retry", "bat_1", "--on-invalid", "reject")[0] == 0
+    assert json.loads(server.requests[0].content) == {"on_invalid": "reject"}
+
+
+def test_a_retry_has_fields_of_its_own(run: Run, serve: Callable[..., Server]) -> None:
+    server = serve(answer(200, batch()))
+    assert run("batches", "retry", "bat_1", "--set", "strength=0.4", "--set", "prompt=rain")[0] == 0
+    assert json.loads(server.requests[0].content) == {"overrides": {"strength": 0.4, "prompt": "rain"}}
+    assert run("batches", "retry", "bat_1", "--set", "strength")[0] == 2
+
+
+def test_a_retry_of_what_was_only_canceled_says_how(run: Run, serve: Callable[..., Server]) -> None:
+    canceled = batch("canceled", counts={"total": 2, "canceled": 2})
+    serve(problem(409, "conflict"), answer(200, canceled))
+    code, _, err = run("batches", "retry", "bat_1")
+    assert code == 1
+    assert "about conflict (conflict); what was canceled is tried again with --canceled" in err
 
 
 def test_the_results_and_the_archive_of_a_batch_are_fetched(

@@ -20,10 +20,10 @@ def batch(status: str = "running", **members: Any) -> dict[str, Any]:
     return {"id": "bat_1", "status": status, "counts": counts, "eta_seconds": 2.5, **members}
 
 
-def result(custom_id: str, status: str = "succeeded") -> bytes:
+def result(custom_id: str | None, status: str = "succeeded", *, line: int = 0) -> bytes:
     """A line of results."""
-    line = {"custom_id": custom_id, "job": f"job_{custom_id}", "status": status, "images": [{"index": 0}]}
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    members = {"custom_id": custom_id, "job": f"job_{custom_id}", "status": status, "images": [{"index": 0}]}
+    return json.dumps({"line": line, **members}, ensure_ascii=False).encode() + b"\n"
 
 
 class Broken(httpx.SyncByteStream):
@@ -147,7 +147,8 @@ def test_a_batch_is_listed_changed_and_tried_again() -> None:
     (found,) = client.batches.list(status="running")
     for change in (found.pause, found.resume, found.cancel, found.refresh):
         assert isinstance(change(), Batch)
-    found.retry(overrides={"strength": 0.4, "seed": None}, include_canceled=True, idempotency_key="again")
+    wishes: dict[str, Any] = {"overrides": {"strength": 0.4, "seed": None}, "include_canceled": True}
+    found.retry(**wishes, on_invalid="reject", idempotency_key="again")
     client.batches.retry("bat_1")
     asked = [(one.method, one.url.raw_path.decode()) for one in server.requests]
     assert asked == [
@@ -159,10 +160,7 @@ def test_a_batch_is_listed_changed_and_tried_again() -> None:
         ("POST", "/v1/batches/bat_1/retry"),
         ("POST", "/v1/batches/bat_1/retry"),
     ]
-    assert json.loads(server.requests[5].content) == {
-        "overrides": {"strength": 0.4, "seed": None},
-        "include_canceled": True,
-    }
+    assert json.loads(server.requests[5].content) == {**wishes, "on_invalid": "reject"}
     assert server.requests[5].headers["Idempotency-Key"] == "again"
     assert json.loads(server.requests[6].content) == {}
 
@@ -177,21 +175,34 @@ def test_the_jobs_of_a_batch_come_page_by_page() -> None:
     assert server.requests[1].url.params["after"] == "job_1"
 
 
-def test_results_that_break_go_on_behind_the_last_whole_line() -> None:
-    first = Broken(result("a") + result("b and a line separator") + result("c")[:10])
-    client, requests, waits = streamed(first, httpx.Response(503), Broken(b""), result("c") + result("d", "failed"))
+def test_results_that_break_go_on_behind_the_last_whole_line_also_one_without_a_name() -> None:
+    odd = "b and a line separator"
+    first = Broken(result("a") + result(odd, line=1) + result(None, "failed", line=2) + result("d", line=3)[:10])
+    last = result("d", line=3) + result("e", "failed", line=4)
+    client, requests, waits = streamed(first, httpx.Response(503), Broken(b""), last)
     found = list(client.batches.results("bat_1"))
-    assert [one.custom_id for one in found] == ["a", "b and a line separator", "c", "d"]
-    assert [one.is_finished for one in found] == [True] * 4
+    assert [(one.line, one.custom_id) for one in found] == [(0, "a"), (1, odd), (2, None), (3, "d"), (4, "e")]
+    assert [one.is_finished for one in found] == [True] * 5
     assert (found[0].job_id, found[0].images[0].index, found[0].error) == ("job_a", 0, None)
-    assert [request.url.params.get("after") for request in requests] == [None] + ["b and a line separator"] * 3
+    assert [dict(request.url.params) for request in requests] == [{}] + [{"after_line": "2"}] * 3
     assert len(waits) == 3
 
 
 def test_a_limit_of_results_holds_over_broken_connections() -> None:
-    client, requests, _ = streamed(Broken(result("b") + result("c")), result("d"))
+    client, requests, _ = streamed(Broken(result("b", line=1) + result("c", line=2)), result("d", line=3))
     assert [one.custom_id for one in client.batches.results("bat_1", after="a", limit=3)] == ["b", "c", "d"]
-    assert [(one.url.params["after"], one.url.params["limit"]) for one in requests] == [("a", "3"), ("c", "1")]
+    assert [dict(one.url.params) for one in requests] == [
+        {"after": "a", "limit": "3"},
+        {"after_line": "2", "limit": "1"},
+    ]
+
+
+def test_results_begin_behind_a_name_or_a_number_and_not_both() -> None:
+    client, requests, _ = streamed(b"")
+    assert list(Batch(batch(), client.batches).results(after_line=0)) == []
+    assert dict(requests[0].url.params) == {"after_line": "0"}
+    with pytest.raises(ValueError, match="one of after and after_line"):
+        client.batches.results("bat_1", after="a", after_line=0)
 
 
 def test_results_of_what_is_not_there_are_refused_at_once_and_of_who_is_away_after_a_while() -> None:
@@ -205,7 +216,7 @@ def test_results_of_what_is_not_there_are_refused_at_once_and_of_who_is_away_aft
     assert sum(waits) <= 30 < sum(waits) + 5
 
 
-@pytest.mark.parametrize("line", [b"<html>\n", b"[]\n", b'{"status": "queued"}\n'])
+@pytest.mark.parametrize("line", [b"<html>\n", b"[]\n", b'{"status": "queued", "custom_id": "a"}\n'])
 def test_what_is_no_result_is_told(line: bytes) -> None:
     client, *_ = streamed(line)
     with pytest.raises(ClientError, match="not as a Darkroom server writes them"):
@@ -232,3 +243,16 @@ def test_a_picture_is_saved_only_as_the_server_has_it(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="SHA-256"):
         client.save_image("job_1", 0, tmp_path / "b.png", sha256=digest)
     assert (len(requests), [path.name for path in tmp_path.iterdir()]) == (3, ["a.png"])
+
+
+@pytest.mark.parametrize("file", [Path("a.png"), b"png"])
+def test_a_file_in_place_of_its_upload_is_refused_with_what_to_do(file: Any) -> None:
+    server = Server([])
+    for wishes in (
+        {"items": [{"image": file}]},
+        {"manifest": [{"image": file}]},
+        {"matrix": {"zip": {"image": [file]}}},
+    ):
+        with pytest.raises(ValueError, match=r"Darkroom\.upload"):
+            server.client().batches.submit(**wishes)
+    assert server.requests == []

@@ -44,6 +44,16 @@ def test_results_of_pictures_that_differ_in_their_ending_alone_keep_it() -> None
     assert choose_stems(["x", "X", "x~2"]) == ["x", "X~2", "x~2~2"]
 
 
+def test_no_picture_of_one_result_has_the_name_of_another_results(tmp_path: Path) -> None:
+    assert choose_stems(["cat", "cat-0"], [1, 1]) == ["cat", "cat-0"]
+    assert choose_stems(["cat", "CAT-0", "cat-2"], [2, 1, 1]) == ["cat", "CAT-0~2", "cat-2"]
+    assert choose_stems(["cat-1", "cat"], [1, 2]) == ["cat-1", "cat~2"]
+    manifest = tmp_path / "work.jsonl"
+    manifest.write_text('{"custom_id": "cat"}\n{"custom_id": "cat-0", "num_images": 1}\n', encoding="utf-8")
+    plan = plan_of(tmp_path, manifest=manifest, defaults={"num_images": 2})
+    assert [entry.stem for entry in plan.entries] == ["cat", "cat-0~2"]
+
+
 @pytest.mark.parametrize(
     ("custom_id", "stem"),
     [
@@ -58,6 +68,14 @@ def test_results_of_pictures_that_differ_in_their_ending_alone_keep_it() -> None
 )
 def test_an_id_never_leads_out_of_the_folder(custom_id: str, stem: str) -> None:
     assert choose_stems([custom_id]) == [stem]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "A-0", "a-0-1", "a-1", "b"]), st.integers(1, 16)), max_size=12))
+def test_whatever_the_numbers_of_pictures_no_two_files_have_one_name(wanted: list[tuple[str, int]]) -> None:
+    counts = [count for _, count in wanted]
+    stems = choose_stems([name for name, _ in wanted], counts)
+    files = [name for stem, count in zip(stems, counts, strict=True) for name in name_files(stem, [".png"] * count)]
+    assert len({name.casefold() for name in files}) == sum(counts)
 
 
 @given(st.lists(st.text(max_size=400), max_size=20))
@@ -136,6 +154,13 @@ def test_a_manifest_names_files_beside_it_or_in_the_folder_and_what_the_api_take
         "prompt": "snow",
         "image": {"upload": "upl_9"},
     }
+
+
+def test_a_mask_that_a_line_gives_as_null_takes_away_the_one_of_the_defaults(tmp_path: Path) -> None:
+    manifest = tmp_path / "work.jsonl"
+    manifest.write_text('{"image": {"upload": "upl_1"}, "mask": null}\n', encoding="utf-8")
+    (entry,) = plan_of(tmp_path, manifest=manifest, defaults={"mask": {"upload": "upl_2"}}).entries
+    assert entry.as_line({}) == {"custom_id": "0", "image": {"upload": "upl_1"}, "mask": None}
 
 
 def test_cells_of_a_csv_become_the_values_of_their_fields(tmp_path: Path) -> None:

@@ -325,7 +325,8 @@ def test_a_batch_that_the_server_refuses_ends_the_run_and_the_next_may_begin(fol
     errors = [{"pointer": "/defaults/strenght", "detail": "did you mean strength?"}]
 
     def refuse(number: int, request: httpx.Request) -> httpx.Response | None:
-        return problem(422, "unknown_field", errors=errors) if request.url.path == "/v1/batches" else None
+        is_ours = (request.method, request.url.path) == ("POST", "/v1/batches")
+        return problem(422, "unknown_field", errors=errors) if is_ours else None
 
     server.fault = refuse
     with pytest.raises(FolderError, match=r"nothing is queued.*\n  /defaults/strenght: did you mean"):
@@ -413,8 +414,8 @@ def test_pages_that_are_complete_are_not_asked_for_again(
     folder = make_folder(tmp_path / "photos", {f"{number}.png": PNG + b"%d" % number for number in range(6)})
     server = BatchServer(pace=2)
     run_folder(server, out, folder)
-    pages = [one.url.params.get("after") for one in server.asked("GET", "/results")]
-    assert pages == [None, "1.png", "3.png"]
+    pages = [one.url.params.get("after_line") for one in server.asked("GET", "/results")]
+    assert pages == [None, "1", "3"]
 
 
 def test_a_server_that_stays_away_ends_the_run_in_a_state_to_resume(folder: Path, out: Path) -> None:

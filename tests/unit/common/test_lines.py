@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.domain.errors import Invalid
 from common.requests import lines as module
-from common.requests.lines import check_defaults, iterate_lines, read_custom_id, read_line
+from common.requests import validation
+from common.requests.lines import check_defaults, check_size, iterate_lines, read_custom_id, read_line
 
 UPLOAD = "upl_" + "0" * 32
 
@@ -67,6 +68,10 @@ def test_a_line_goes_over_the_defaults_and_a_null_is_back_to_the_default_of_the_
         (line(custom_id=5), "/custom_id", "validation_error"),
         (line(custom_id="a\0"), "/custom_id", "validation_error"),
         (line(prompt="\ud800"), "/prompt", "validation_error"),
+        (line(**{"a\0\ud800": 1}), "/a\\u0000\\ud800", "unknown_field"),
+        (line(output={"\0": 1}), "/output/\\u0000", "unknown_field"),
+        (line(metadata={"\0": "a"}), "/metadata/\\u0000", "validation_error"),
+        (line(external_id="x" * 256), "/external_id", "validation_error"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said_with_its_place(raw: bytes, pointer: str, code: str) -> None:
@@ -84,6 +89,33 @@ def test_all_wrong_fields_of_a_line_are_named() -> None:
 @pytest.mark.parametrize(("raw", "custom_id"), [(line(custom_id="a"), "a"), (line(), "5"), (b"nonsense", "5")])
 def test_the_id_of_a_line_is_its_own_or_its_number(raw: bytes, custom_id: str) -> None:
     assert read_line(5, raw, {}).custom_id == read_custom_id(5, raw) == custom_id
+
+
+def test_of_many_unknown_names_the_first_are_named_and_few_of_them_are_guessed_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guessed: list[str] = []
+    monkeypatch.setattr(validation, "nearest", lambda name, _: guessed.append(name))
+    names = [f"name-{number}" for number in range(200)]
+    read = read_line(0, line(**dict.fromkeys(names, 1)), {})
+    assert [one.pointer for one in read.problems] == [f"/{name}" for name in names[:20]]
+    read_line(0, line(output=dict.fromkeys(names, 1)), {})
+    assert guessed == names[:5] * 2
+
+
+def test_an_external_id_is_as_long_as_the_id_of_a_line_may_be() -> None:
+    request = read_line(0, line(external_id="x" * 255), {}).request
+    assert request is not None
+    assert request.external_id == "x" * 255
+
+
+def test_defaults_that_become_too_much_with_so_many_lines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_DEFAULTS_BYTES", 1000)
+    check_size({"prompt": "x" * 82}, 10)
+    with pytest.raises(Invalid) as caught:
+        check_size({"prompt": "é" * 50}, 10)
+    (problem,) = caught.value.problems
+    assert (problem.pointer, problem.detail.split()[0]) == ("/defaults", "114")
 
 
 def test_good_defaults_pass() -> None:
