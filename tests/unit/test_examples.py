@@ -221,7 +221,7 @@ def test_a_sheet_of_variations_is_handed_in_shown_and_saved(
     batch.main("a blue square")
     assert capsys.readouterr().out.splitlines() == [
         "completed: 1 of 2 done, 1 failed",
-        "0: succeeded, 1 pictures",
+        "0: succeeded, pictures: 1",
         "1: failed, too large",
         "bat_1.zip",
     ]
