@@ -60,7 +60,7 @@ def started(database: Database, tenant_id: str) -> int:
 
 @pytest.mark.parametrize("lane", [Lane.NORMAL, Lane.LOW])
 @pytest.mark.parametrize(
-    "flood", [500, pytest.param(5000, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])], ids=["scaled", "full"]
+    "flood", [500, pytest.param(10_000, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])], ids=["scaled", "full"]
 )
 def test_while_a_tenant_floods_low_jobs_another_tenants_job_starts_within_two_job_times(
     deployment: Stack, database: Database, flood: int, lane: Lane
