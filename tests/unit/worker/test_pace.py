@@ -108,7 +108,7 @@ def test_frames_that_are_not_there_are_ignored(pace: Pace) -> None:
 @pytest.mark.parametrize("has_late_join", [True, False])
 def test_as_many_frames_are_wanted_as_could_start_soon(pace: Pace, clock: Clock, has_late_join: bool) -> None:
     """Into a call that runs nobody can join: only what leaves makes room."""
-    roster = SimpleNamespace(waiting_count=lambda: waiting)
+    roster = SimpleNamespace(waiting_count=lambda: waiting, charge=None)
     others: Any = dict.fromkeys(("catalogue", "residency", "sink", "watchdog", "wake_claimer"))
     device = Executor(capacity=Capacity(8, has_late_join=has_late_join), pace=pace, roster=roster, **others)
     waiting = 0
